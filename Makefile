@@ -1,0 +1,67 @@
+# Two commands for a newcomer: `make demo` and `make test`. `make check` is the fast loop.
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The cores are shared with the control loop: numerical libraries stay on one thread.
+export OMP_NUM_THREADS = 1
+export OPENBLAS_NUM_THREADS = 1
+# A notice of pip's about the Python that made the virtual environment is no news to anybody here.
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check lint types unit format bench bench-chunking bench-tick train clean help
+
+help:            ## this page
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: $(VENV)/.demo  ## set up and run the main job: a two-armed OpenArm in simulation, three strategies
+	$(VENV)/bin/chunkwise demo --out demo
+
+test: $(VENV)/.dev  ## set up and pass every test
+	$(MAKE) --no-print-directory lint types
+	$(PY) -m pytest
+
+check: $(VENV)/.dev  ## the fast loop: format, lint, types, import rules, unit and conformance tests
+	$(MAKE) --no-print-directory lint types
+	$(PY) -m pytest -m "not slow"
+
+lint: $(VENV)/.dev   ## format and lint, changing nothing
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: $(VENV)/.dev  ## the type checker, strict, on src
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.dev ## format and fix what can be fixed
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: bench-tick bench-chunking ## every benchmark
+
+bench-tick: $(VENV)/.demo     ## what one tick and one turn of the loop cost -> docs/benchmarks/tick.md
+	$(PY) benchmarks/tick.py
+
+bench-chunking: $(VENV)/.demo ## strategies under inference delay -> docs/benchmarks/chunking.md
+	$(PY) benchmarks/chunking.py
+
+train: $(VENV)/.dev           ## train the demo policy again (CPU-minutes)
+	$(PY) training/train_demo.py
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "chunkwise needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 demo"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(PY)
+	@echo "setting up $(VENV) (once) ..."
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
+	@echo "setting up $(VENV) for development (once) ..."
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:           ## remove what was made here
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

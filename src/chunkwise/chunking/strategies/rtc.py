@@ -1,0 +1,44 @@
+"""Real-time chunking: ask for a chunk that continues the plan which will run until it arrives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chunkwise.chunking.plan import Plan
+from chunkwise.chunking.strategy import Ask, Strategy, Timing
+from chunkwise.chunking.weights import Schedule, prefix_weights
+
+__all__ = ["Rtc"]
+
+
+@dataclass(frozen=True)
+class Rtc(Strategy):
+    """Every request carries the running plan from its step on and how much each row of it binds the answer.
+
+    The first ``d`` rows will have run when the answer arrives and weigh 1; up to row ``H - s`` the plan still
+    reaches and its weight falls to 0; the rest is free.  Making a chunk that heeds this is the policy's part
+    (guided or trained); a policy that cannot simply ignores it, and this is ``switch``.
+
+    Attributes:
+        schedule: how the weight falls: ``exp`` (the paper's), ``linear``, ``ones`` or ``zeros`` (hard mask).
+
+    Source:
+        Black, Galliker, Levine 2025, "Real-Time Execution of Action Chunking Flow Policies",
+        https://arxiv.org/abs/2506.07339, algorithm 1 and equation 5.
+    """
+
+    schedule: Schedule = "exp"
+
+    def ask(self, plan: Plan | None, timing: Timing) -> Ask:
+        horizon = self.next_horizon(timing)
+        if plan is None or timing.remaining <= 0:
+            return Ask(horizon, inference_delay=timing.delay)
+        rows = plan.since(timing.step)
+        # what is not planned cannot be kept, and the last s rows are to be new (end = H - s)
+        overlap = min(len(rows), max(timing.horizon - horizon, 0))
+        return Ask(
+            horizon,
+            rows[:overlap],
+            prefix_weights(timing.delay, overlap, self.schedule),
+            timing.delay,
+        )

@@ -1,0 +1,104 @@
+"""The strategy port: how a new chunk joins the plan, and when to ask for the next one.
+
+One algorithm per file in :mod:`chunkwise.chunking.strategies`, each a frozen dataclass of its parameters.
+State is the :class:`~chunkwise.chunking.plan.Plan` that goes in and comes out; a strategy keeps none itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from chunkwise.chunking.plan import Plan
+from chunkwise.contract.values import Array
+from chunkwise.contract import Layout
+
+
+class Timing(NamedTuple):
+    """What a strategy may know when it decides whether to ask.
+
+    Attributes:
+        step: the control step.
+        delay: expected steps from a request to its answer (``d``).
+        horizon: rows of the newest chunk (``H``).
+        waited: steps since the request behind the newest chunk was made.
+        remaining: rows of the plan from `step` on, the one that runs now included.
+    """
+
+    step: int
+    delay: int
+    horizon: int
+    waited: int
+    remaining: int
+
+
+class Ask(NamedTuple):
+    """What goes with a request.
+
+    Attributes:
+        execute_horizon: expected steps to the next request (``s``).
+        prefix: rows of the running plan from the request's step on that the policy should know; or None.
+        prefix_weights: one weight per row of the prefix.
+        inference_delay: the delay that the policy should plan with; or None.
+    """
+
+    execute_horizon: int
+    prefix: Array | None = None
+    prefix_weights: Array | None = None
+    inference_delay: int | None = None
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Asks as often as it can and runs the newest chunk; the strategies differ from it where they say so.
+
+    Attributes:
+        execution_horizon: control steps from one request to the next (``s``), at least.  0 asks again as soon
+            as an answer is there.  Where the measured delay does not leave time for it, the strategy asks
+            earlier: the plan must not run dry.
+        margin: rows to spare when asking late.
+    """
+
+    execution_horizon: int = 0
+    margin: int = 1
+
+    aligned: ClassVar[bool] = True
+    """Whether row ``i`` of a chunk runs at the step it was predicted for, or not at all."""
+
+    waits: ClassVar[bool] = False
+    """Whether the robot waits for the policy by design."""
+
+    def __post_init__(self) -> None:
+        if self.execution_horizon < 0 or self.margin < 0:
+            raise ValueError(
+                f"execution_horizon and margin must be >= 0, got {self.execution_horizon}, {self.margin}"
+            )
+
+    def join(self, plan: Plan | None, chunk: Plan, step: int, layout: Layout) -> Plan:
+        """The plan after `chunk` arrived at `step`; `plan` is None when nothing was running."""
+        return chunk
+
+    def wants(self, timing: Timing) -> bool:
+        """Whether to ask now; called only while no request is in flight."""
+        due = timing.waited >= max(self.execution_horizon, 1)
+        return due or timing.remaining <= timing.delay + self.margin
+
+    def ask(self, plan: Plan | None, timing: Timing) -> Ask:
+        """What to send along with the request."""
+        return Ask(self.next_horizon(timing))
+
+    def next_horizon(self, timing: Timing) -> int:
+        """The steps that will pass until the next request, ``d <= s <= H - d`` where the chunk allows it."""
+        latest = max(timing.horizon - timing.delay, 1)
+        return max(min(self.execution_horizon, latest), timing.delay, 1)
+
+    def complaint(self, timing: Timing) -> str | None:
+        """Why the plan must run dry at this delay, with the numbers; None when it need not."""
+        d, h = timing.delay, timing.horizon
+        if 2 * d <= h:
+            return None
+        return (
+            f"a chunk of H={h} rows is too short for a delay of d={d} steps: d <= s <= H - d needs "
+            f"H >= 2d = {2 * d}; about {min(2 * d - h, d)} of every {max(d, 1)} steps will hold. "
+            "Use longer chunks, a lower control_hz or a faster policy"
+        )

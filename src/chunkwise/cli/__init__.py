@@ -1,0 +1,88 @@
+"""The command line: ``chunkwise COMMAND ...``, one file per command, imported when it is run.
+
+Exit codes: 0 done, 1 it went wrong, 2 it was asked for wrongly, 130 interrupted from the keyboard.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "a two-armed OpenArm in simulation under three strategies, with a table and pictures",
+    "run": "drive a robot with a policy, and report how it went",
+    "check": "see whether a policy fits a robot, without moving it",
+    "list": "the robots, policies, strategies, workers and engines there are",
+}
+
+USAGE = """usage: chunkwise COMMAND [options]
+
+Run any robot policy, on any robot, in real time.
+
+{commands}
+
+chunkwise COMMAND --help says more and has examples; chunkwise --version says which version this is.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: without the program's name; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        code = _dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()
+        return code
+    except SystemExit as leaving:  # argparse's --help
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader went away, as in `chunkwise list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        return _say(error)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        listed = "\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())
+        print(USAGE.format(commands=listed), end="")
+        return 0 if words else 2
+    name, *rest = words
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"chunkwise {version('chunkwise')}")
+        return 0
+    if name not in COMMANDS:
+        from chunkwise.cli.options import UsageError
+        from chunkwise.contract.errors import nearest
+
+        raise UsageError(f"no command {name!r}{nearest(name, COMMANDS)}; there are: {', '.join(COMMANDS)}")
+    command = importlib.import_module(f"chunkwise.cli.{name}")
+    return int(command.main(rest))
+
+
+def _say(error: Exception) -> int:
+    """One line for what the caller can cure, and the kind of error before it for what we did not foresee."""
+    from chunkwise.cli.options import UsageError
+    from chunkwise.contract import InterfaceValidationError
+    from chunkwise.plugins import MissingExtra, UnknownAdapter
+
+    asked_wrongly = isinstance(error, (UsageError, InterfaceValidationError, UnknownAdapter, MissingExtra))
+    text = str(error) if asked_wrongly else f"{type(error).__name__}: {error} (--debug shows where)"
+    print(f"chunkwise: {text}", file=sys.stderr)
+    return 2 if asked_wrongly else 1

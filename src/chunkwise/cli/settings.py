@@ -1,0 +1,206 @@
+"""What a run is made of: from flags, from a YAML file, and back to YAML."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from chunkwise import plugins
+from chunkwise.cli.options import Parser, UsageError, chosen, convert, dotted
+from chunkwise.contract.errors import nearest
+
+ADAPTERS = {"robot": "robots", "policy": "policies", "strategy": "strategies", "worker": "workers"}
+"""Settings that name an adapter, and the kind of it."""
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Choice:
+    """An adapter by name, and options of its constructor."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> str | dict[str, Any]:
+        """As it stands in a configuration: the name alone where there is no option."""
+        if not self.options:
+            return self.name
+        return {"name": self.name} | {key: _plain(value) for key, value in self.options.items()}
+
+
+def _number(default: float | None, help: str, *, least: float = 0.0, above: bool = True) -> Any:
+    return field(default=default, metadata={"help": help, "least": least, "above": above})
+
+
+@dataclass(slots=True)
+class Settings:
+    """Everything that ``chunkwise run`` can be told; flags and configuration keys have these names."""
+
+    robot: Choice | None = None
+    policy: Choice | None = None
+    strategy: Choice = field(default_factory=lambda: Choice("rtc"))
+    worker: Choice = field(default_factory=lambda: Choice("thread"))
+    seconds: float | None = _number(None, "how long to run; until Ctrl-C by default")
+    control_hz: float | None = _number(None, "commands per second; the robot's own rate by default")
+    latency_ms: float = _number(0.0, "every answer takes at least this long; to see what a slow policy does", above=False)
+    inference_timeout_s: float = _number(5.0, "after this a request counts as lost and is made again")
+    start_timeout_s: float = _number(120.0, "the same for the first request, when a policy may still compile")
+    max_plan_age_s: float = _number(3.0, "rows predicted from an older observation are refused")
+    watchdog_s: float = _number(1.0, "a control loop that stands still for longer is reported")
+    realtime: bool = field(
+        default=False, metadata={"help": "ask for real-time scheduling (SCHED_FIFO) and locked memory"}
+    )
+    json: str | None = field(default=None, metadata={"help": "write the report to this file"})
+
+    def to_yaml(self) -> str:
+        """As a configuration file that says the same."""
+        plain = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            plain[item.name] = value.plain() if isinstance(value, Choice) else _plain(value)
+        return yaml.safe_dump(plain, sort_keys=False)
+
+
+HELP = {
+    "robot": "NAME, module:Class or path/to/file.py:Class; options as --robot.OPTION VALUE",
+    "policy": "the same, or an infer(frame, request) function; options as --policy.OPTION VALUE",
+    "strategy": "how chunks are run (default rtc); options as --strategy.OPTION VALUE",
+    "worker": "where inference runs (default thread); options as --worker.OPTION VALUE",
+}
+
+
+def add_flags(parser: Parser, names: Sequence[str] | None = None) -> None:
+    """Give a parser the flags of the settings, or of some of them."""
+    hints = get_type_hints(Settings)
+    for item in fields(Settings):
+        if names is not None and item.name not in names:
+            continue
+        flag = f"--{item.name.replace('_', '-')}"
+        help = HELP.get(item.name) or item.metadata["help"]
+        if hints[item.name] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help)
+        else:
+            metavar = "NAME" if item.name in ADAPTERS else "FILE" if item.name == "json" else "X"
+            parser.add_argument(flag, metavar=metavar, help=help)
+
+
+def read(parser: Parser, argv: Sequence[str]) -> tuple[Settings, argparse.Namespace]:
+    """The settings that a command line asks for: the configuration file's, then the flags'.
+
+    Raises:
+        UsageError: an unknown flag, key, adapter option, or a value of another type.
+        UnknownAdapter, MissingExtra: an adapter that is not there.
+    """
+    words, options = dotted(argv, ADAPTERS)
+    parsed = parser.parse(words)
+    path = getattr(parsed, "config", None)
+    given: dict[str, Any] = _from_file(Path(path)) if path else {}
+    for name, value in vars(parsed).items():
+        if name in ADAPTERS:
+            given[name] = _merged(name, given.get(name), value, options[name])
+        elif value is not None and name in {item.name for item in fields(Settings)}:
+            given[name] = value
+    settings = Settings()
+    hints = get_type_hints(Settings)
+    for item in fields(Settings):
+        if given.get(item.name) is None:
+            continue
+        value = given[item.name]
+        if isinstance(value, Choice):
+            value = resolved(item.name, value)
+        else:
+            value = _in_range(item.name, convert(value, hints[item.name], item.name), item.metadata)
+        setattr(settings, item.name, value)
+    return settings, parsed
+
+
+def adapter(setting: str, name: str) -> Callable[..., Any]:
+    """The class (or, for a policy, the function or object) behind a name.
+
+    Raises:
+        UsageError: a directory, a URI, or a file that does not say which class.
+        UnknownAdapter, MissingExtra: it is not there.
+    """
+    if "://" in name or (Path(name).is_dir() and name not in plugins.names(ADAPTERS[setting])):
+        what = "a URI" if "://" in name else "a directory"
+        raise UsageError(
+            f"{setting} {name!r} is {what}, which is not supported; give a name that `chunkwise list` shows, "
+            "module:Class or path/to/file.py:Class"
+        )
+    if name.endswith(".py"):
+        raise UsageError(f"{setting} {name!r} does not say which class: {name}:Class")
+    found: Callable[..., Any] = plugins.load(ADAPTERS[setting], name)
+    return found
+
+
+def resolved(setting: str, choice: Choice) -> Choice:
+    """The choice with its options as the constructor wants them; imports the adapter."""
+    maker = adapter(setting, choice.name)
+    if isinstance(maker, type):
+        return Choice(choice.name, chosen(maker, choice.options, f"{setting} {choice.name}"))
+    if choice.options:
+        raise UsageError(f"{setting} {choice.name} is no class and has no options, got {', '.join(choice.options)}")
+    return choice
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UsageError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, Mapping):
+        raise UsageError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}")
+    known = [item.name for item in fields(Settings)]
+    for key in loaded:
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {key!r}{nearest(str(key), known)}; there are: {', '.join(known)}")
+    return {key: _choice(key, value) if key in ADAPTERS else value for key, value in loaded.items()}
+
+
+def _choice(setting: str, value: object) -> Choice | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return Choice(value)
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise UsageError(f"{setting} must be a name, or a mapping with a name and options; got {value!r}")
+    return Choice(value["name"], {str(key): item for key, item in value.items() if key != "name"})
+
+
+def _merged(setting: str, before: Choice | None, name: str | None, options: Mapping[str, str]) -> Choice | None:
+    """The flags over the configuration; another adapter does not inherit the options of the one before."""
+    base = before
+    if name is not None and (before is None or before.name != name):
+        base = Choice(name)
+    if options and base is None:
+        default = getattr(Settings(), setting)
+        if default is None:
+            raise UsageError(f"--{setting}.{next(iter(options))} needs --{setting} NAME")
+        base = Choice(default.name)
+    return None if base is None else Choice(base.name, base.options | options)
+
+
+def _in_range(name: str, value: Any, limits: Mapping[str, Any]) -> Any:
+    if value is None or "least" not in limits:
+        return value
+    least, above = limits["least"], limits["above"]
+    if not math.isfinite(value) or value < least or (above and value == least):
+        raise UsageError(f"{name} must be {'above' if above else 'at least'} {least:g}, got {value:g}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)

@@ -1,0 +1,87 @@
+"""What a frame, an action and a robot are: names, units, limits, order, hold rule.
+
+Pure: numpy and the standard library; no clock, thread, process, socket, file or log.
+"""
+
+from chunkwise.contract.binding import Binding, connect, spec_of_answer
+from chunkwise.contract.chunk import MAX_ROWS, ActionChunk, ChunkRequest, checked_rows
+from chunkwise.contract.errors import BindingError, InterfaceValidationError, nearest
+from chunkwise.contract.kinds import (
+    COMMAND_KIND_REGISTRY,
+    CUSTOM_COMMAND_KIND_PREFIX,
+    BuiltinCommandKind,
+    CommandKindSpec,
+    Hold,
+    Motion,
+    get_command_kind_spec,
+    is_custom_command_kind_name,
+    is_known_command_kind,
+    register_command_kind,
+)
+from chunkwise.contract.layout import Layout, Slot, robot_layout
+from chunkwise.contract.rotations import Rotation
+from chunkwise.contract.specs import (
+    KNOWN_COMPONENT_TYPES,
+    ComponentSpec,
+    PolicyOutputSpec,
+    PolicySpec,
+    RobotSpec,
+    validate_component_spec,
+    validate_policy_output_spec,
+    validate_policy_spec,
+    validate_robot_spec,
+)
+from chunkwise.contract.values import (
+    Action,
+    Command,
+    Frame,
+    coerce_action,
+    coerce_frame,
+    validate_action,
+    validate_command,
+    validate_frame,
+)
+
+__all__ = [
+    "COMMAND_KIND_REGISTRY",
+    "CUSTOM_COMMAND_KIND_PREFIX",
+    "KNOWN_COMPONENT_TYPES",
+    "MAX_ROWS",
+    "Action",
+    "ActionChunk",
+    "Binding",
+    "BindingError",
+    "BuiltinCommandKind",
+    "ChunkRequest",
+    "Command",
+    "CommandKindSpec",
+    "ComponentSpec",
+    "Frame",
+    "Hold",
+    "InterfaceValidationError",
+    "Layout",
+    "Motion",
+    "PolicyOutputSpec",
+    "PolicySpec",
+    "RobotSpec",
+    "Rotation",
+    "Slot",
+    "checked_rows",
+    "coerce_action",
+    "coerce_frame",
+    "connect",
+    "get_command_kind_spec",
+    "is_custom_command_kind_name",
+    "is_known_command_kind",
+    "nearest",
+    "register_command_kind",
+    "robot_layout",
+    "spec_of_answer",
+    "validate_action",
+    "validate_command",
+    "validate_component_spec",
+    "validate_frame",
+    "validate_policy_output_spec",
+    "validate_policy_spec",
+    "validate_robot_spec",
+]

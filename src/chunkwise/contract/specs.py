@@ -1,0 +1,274 @@
+"""What a robot offers and what a policy needs, declared before any data exists.
+
+The first fields of every spec are those of the inferaxis interface, in its order.  The fields after ``meta``
+go beyond it and are keyword-only: names, units, limits, rates and representations, so that a robot and a
+policy can be bound by name and the gate knows what is safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chunkwise.contract.errors import InterfaceValidationError, nearest
+from chunkwise.contract.kinds import Hold, require_kind
+from chunkwise.contract.rotations import Rotation
+
+KNOWN_COMPONENT_TYPES = ("arm", "gripper", "hand", "suction", "base", "custom")
+
+
+@dataclass(slots=True)
+class ComponentSpec:
+    """One part of a robot that takes commands.
+
+    Attributes:
+        name: the component's name, for example ``right_arm``.
+        type: one of :data:`KNOWN_COMPONENT_TYPES`.
+        dof: how many joints it has.
+        command: the command kinds it takes; the first is its default.
+        meta: anything else.
+        joint_names: names in the order of its values; empty means ``<name>.0 ...``.
+        unit: of its values, ``rad`` or ``m`` (or what a custom kind needs).
+        lower, upper: limits of absolute values, per joint; None for no limit.
+        max_rate: how fast an absolute value may change, or how large a velocity may be, per joint and
+            *second*; None for no limit.  For deltas it bounds the motion per second too.
+        hold: overrides what holding still means for the kind; custom kinds must say it.
+        rotation: how the rotation of a cartesian value is written.
+    """
+
+    name: str
+    type: str
+    dof: int
+    command: list[str]
+    meta: dict[str, Any] = field(default_factory=dict)
+    joint_names: list[str] = field(default_factory=list, kw_only=True)
+    unit: str = field(default="rad", kw_only=True)
+    lower: Sequence[float] | None = field(default=None, kw_only=True)
+    upper: Sequence[float] | None = field(default=None, kw_only=True)
+    max_rate: Sequence[float] | float | None = field(default=None, kw_only=True)
+    hold: Hold | str | None = field(default=None, kw_only=True)
+    rotation: Rotation | str | None = field(default=None, kw_only=True)
+
+    def supports_command(self, kind: str) -> bool:
+        """Whether the component takes commands of `kind`."""
+        return kind in self.command
+
+    def names(self, dim: int) -> list[str]:
+        """Names of `dim` values: the joints' where the count fits, else numbered."""
+        if len(self.joint_names) == dim:
+            return list(self.joint_names)
+        return [f"{self.name}.{index}" for index in range(dim)]
+
+
+@dataclass(slots=True)
+class RobotSpec:
+    """What a robot offers.
+
+    Attributes:
+        name: the robot's name.
+        image_keys: its cameras.
+        components: its parts, in the order of the flat layout.
+        meta: anything else.
+        state_keys: state that is not a component's, for example a force sensor.
+        control_hz: the rate its commands are meant for, or None where it does not care.
+    """
+
+    name: str
+    image_keys: list[str]
+    components: list[ComponentSpec]
+    meta: dict[str, Any] = field(default_factory=dict)
+    state_keys: list[str] = field(default_factory=list, kw_only=True)
+    control_hz: float | None = field(default=None, kw_only=True)
+
+    def get_component(self, name: str) -> ComponentSpec | None:
+        """The component of that name, or None."""
+        return next((component for component in self.components if component.name == name), None)
+
+    def all_supported_commands(self) -> list[str]:
+        """Every command kind that some component takes, without repeats."""
+        return list(dict.fromkeys(kind for component in self.components for kind in component.command))
+
+    def all_state_keys(self) -> list[str]:
+        """Names in ``frame.state``: the components', then the further ones."""
+        return [component.name for component in self.components] + list(self.state_keys)
+
+
+@dataclass(slots=True)
+class PolicyOutputSpec:
+    """One component's share of a policy's rows.
+
+    Attributes:
+        target: the robot component it commands.
+        command: the command kind.
+        dim: how many numbers.
+        meta: anything else.
+        names: joint names in the policy's order; empty means the robot's order.
+        unit: the unit of the numbers; empty means the robot's.
+        rotation: how the rotation of a cartesian value is written.
+    """
+
+    target: str
+    command: str
+    dim: int
+    meta: dict[str, Any] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list, kw_only=True)
+    unit: str = field(default="", kw_only=True)
+    rotation: Rotation | str | None = field(default=None, kw_only=True)
+
+
+@dataclass(slots=True)
+class PolicySpec:
+    """What a policy needs and answers.
+
+    Attributes:
+        name: the policy's name.
+        required_image_keys: cameras it reads.
+        required_state_keys: state it reads.
+        required_task_keys: task entries it reads.
+        outputs: its rows' columns, in order.
+        meta: anything else.
+        state_names: state key -> joint names in the order the policy wants them; a key that is not listed
+            is passed on in the robot's order.
+        action_horizon: rows in a chunk (``H``), or None where it varies.
+        control_hz: the rate its rows are meant for, or None.
+        supports_prefix: it can take the running plan into account (real-time chunking).
+    """
+
+    name: str
+    required_image_keys: list[str]
+    required_state_keys: list[str]
+    required_task_keys: list[str] = field(default_factory=list)
+    outputs: list[PolicyOutputSpec] = field(default_factory=list)
+    meta: dict[str, Any] = field(default_factory=dict)
+    state_names: dict[str, list[str]] = field(default_factory=dict, kw_only=True)
+    action_horizon: int | None = field(default=None, kw_only=True)
+    control_hz: float | None = field(default=None, kw_only=True)
+    supports_prefix: bool = field(default=False, kw_only=True)
+
+    def get_output(self, target: str) -> PolicyOutputSpec | None:
+        """The output that commands `target`, or None."""
+        return next((output for output in self.outputs if output.target == target), None)
+
+    @property
+    def action_dim(self) -> int:
+        """Columns of a row."""
+        return sum(output.dim for output in self.outputs)
+
+
+def validate_component_spec(spec: ComponentSpec) -> None:
+    """Check one component: name, type, size, kinds, limits.
+
+    Raises:
+        InterfaceValidationError: naming the field.
+    """
+    where = f"component {spec.name!r}"
+    _name(spec.name, "component.name")
+    if spec.type not in KNOWN_COMPONENT_TYPES:
+        raise InterfaceValidationError(
+            f"{where}: type must be one of {', '.join(KNOWN_COMPONENT_TYPES)}, got {spec.type!r}"
+            + nearest(str(spec.type), KNOWN_COMPONENT_TYPES)
+        )
+    _positive(spec.dof, f"{where}: dof")
+    if not spec.command:
+        raise InterfaceValidationError(f"{where}: takes no command kind")
+    for name in spec.command:
+        kind = require_kind(name, f"{where}: command")
+        if kind.allowed_component_types and spec.type not in kind.allowed_component_types:
+            raise InterfaceValidationError(f"{where}: a component of type {spec.type!r} cannot take {name!r}")
+    if spec.joint_names:
+        _length(spec.joint_names, spec.dof, f"{where}: joint_names")
+        _distinct(spec.joint_names, f"{where}: joint_names")
+    for label, limit in (("lower", spec.lower), ("upper", spec.upper), ("max_rate", spec.max_rate)):
+        if limit is None:
+            continue
+        if not isinstance(limit, (int, float)):
+            _length(limit, spec.dof, f"{where}: {label}")
+        if np.isnan(limit).any():
+            raise InterfaceValidationError(f"{where}: {label} holds a NaN")
+    if spec.lower is not None and spec.upper is not None and np.any(np.greater(spec.lower, spec.upper)):
+        raise InterfaceValidationError(f"{where}: a lower limit is above its upper limit")
+    if spec.max_rate is not None and not np.all(np.greater(spec.max_rate, 0)):
+        raise InterfaceValidationError(f"{where}: max_rate must be above zero, got {spec.max_rate}")
+    if spec.hold is not None:
+        _member(Hold, spec.hold, f"{where}: hold")
+    if spec.rotation is not None:
+        _member(Rotation, spec.rotation, f"{where}: rotation")
+
+
+def validate_robot_spec(spec: RobotSpec) -> None:
+    """Check a robot's spec and each of its components.
+
+    Raises:
+        InterfaceValidationError: naming the field.
+    """
+    _name(spec.name, "robot.name")
+    for component in spec.components:
+        validate_component_spec(component)
+    _distinct(spec.all_state_keys(), "robot: component and state names")
+    _distinct(spec.image_keys, "robot: image_keys")
+    if spec.control_hz is not None and not spec.control_hz > 0:
+        raise InterfaceValidationError(f"robot.control_hz must be above zero, got {spec.control_hz}")
+
+
+def validate_policy_output_spec(spec: PolicyOutputSpec) -> None:
+    """Check one output of a policy.
+
+    Raises:
+        InterfaceValidationError: naming the field.
+    """
+    _name(spec.target, "output.target")
+    where = f"output {spec.target!r}"
+    kind = require_kind(spec.command, f"{where}: command")
+    _positive(spec.dim, f"{where}: dim")
+    if kind.default_dim is not None and spec.dim != kind.default_dim:
+        raise InterfaceValidationError(f"{where}: {kind.name} has {kind.default_dim} numbers, not {spec.dim}")
+    if spec.names:
+        _length(spec.names, spec.dim, f"{where}: names")
+        _distinct(spec.names, f"{where}: names")
+    if spec.rotation is not None:
+        _member(Rotation, spec.rotation, f"{where}: rotation")
+
+
+def validate_policy_spec(spec: PolicySpec) -> None:
+    """Check a policy's spec and each of its outputs.
+
+    Raises:
+        InterfaceValidationError: naming the field.
+    """
+    _name(spec.name, "policy.name")
+    for output in spec.outputs:
+        validate_policy_output_spec(output)
+    _distinct([output.target for output in spec.outputs], "policy: output targets")
+    if spec.action_horizon is not None:
+        _positive(spec.action_horizon, "policy.action_horizon")
+
+
+def _name(value: object, where: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise InterfaceValidationError(f"{where} must be a name, got {value!r}")
+
+
+def _positive(value: object, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise InterfaceValidationError(f"{where} must be an int above zero, got {value!r}")
+
+
+def _length(values: Sequence[Any], size: int, where: str) -> None:
+    if len(values) != size:
+        raise InterfaceValidationError(f"{where} must have {size} entries, got {len(values)}")
+
+
+def _distinct(names: Sequence[str], where: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InterfaceValidationError(f"{where} must be distinct, twice: {', '.join(twice)}")
+
+
+def _member(enum: type[Hold] | type[Rotation], value: str, where: str) -> None:
+    if value not in [member.value for member in enum]:
+        raise InterfaceValidationError(
+            f"{where} must be one of {', '.join(member.value for member in enum)}, got {value!r}"
+        )

@@ -1,0 +1,53 @@
+"""The policy port: what answers an observation with an action chunk.  Every other file here is one policy.
+
+A wrapper (delayed, recorded, remote) is a policy too.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from chunkwise.contract import Action, ActionChunk, Binding, ChunkRequest, Frame
+from chunkwise.contract.values import Array
+
+Answer = ActionChunk | Action | list[Action] | Array
+"""What `infer` may return: a chunk, rows ``(action_horizon, action_dim)``, one Action, or a list of them."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A policy.
+
+    Only `infer` is required.  Optional, found by name: ``spec`` (a PolicySpec; a policy without one gets it
+    from its first answer), ``warmup()`` (called once before the loop starts), ``reset()`` (before every
+    episode) and ``close()`` (twice is fine).
+    """
+
+    def infer(self, frame: Frame, request: ChunkRequest) -> Answer:
+        """The actions from `request.request_step` on, in the policy's own column order.
+
+        Derive them from the frame and the request alone: calls may be skipped, repeated or made to warm up.
+        """
+        ...
+
+
+class BoundPolicy:
+    """A policy and its binding: what a worker runs.
+
+    Args:
+        policy: the policy.
+        binding: of the policy to a robot.
+    """
+
+    def __init__(self, policy: Policy, binding: Binding) -> None:
+        self.policy, self.binding = policy, binding
+
+    def __call__(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+        """The policy's answer as a chunk in the robot's column order.
+
+        Raises:
+            InterfaceValidationError: the answer does not match the policy's spec.
+            Exception: whatever the policy raises.
+        """
+        answer = self.policy.infer(self.binding.frame(frame), self.binding.request(request))
+        return self.binding.chunk(answer)

@@ -1,0 +1,73 @@
+"""The one event stream: the loop writes, readers look, and no reader can slow the loop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from chunkwise.chunking import Decision
+from chunkwise.contract.values import Array
+from chunkwise.safety import Verdict
+
+
+class Turn(NamedTuple):
+    """One turn of the control loop.
+
+    Attributes:
+        step: the control step.
+        time_s: when it began, on the loop's clock.
+        late_s: how long after its deadline.
+        decision: the scheduler's.
+        sent: the row that the gate let through; None when nothing was sent.
+        verdict: the gate's.
+    """
+
+    step: int
+    time_s: float
+    late_s: float
+    decision: Decision
+    sent: Array | None
+    verdict: Verdict
+
+
+class EventRing:
+    """The newest `capacity` events.  One writer, any number of readers, no lock.
+
+    A reader that falls behind by more than `capacity` loses the oldest events and is told how many.
+    """
+
+    def __init__(self, capacity: int = 4096) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be >= 1, got {capacity}")
+        self.capacity = capacity
+        self._events: list[Turn | None] = [None] * capacity
+        self.written = 0
+
+    def emit(self, event: Turn) -> None:
+        """Write one event over the oldest."""
+        self._events[self.written % self.capacity] = event
+        self.written += 1
+
+    def reader(self) -> Reader:
+        """A reader that begins with the next event."""
+        return Reader(self)
+
+
+class Reader:
+    """One reader's place in the stream."""
+
+    def __init__(self, ring: EventRing) -> None:
+        self._ring = ring
+        self._next = ring.written
+        self.lost = 0
+
+    def take(self) -> list[Turn]:
+        """Every event since the last call, oldest first, without waiting."""
+        ring = self._ring
+        written = ring.written
+        first = max(self._next, written - ring.capacity)
+        events = [ring._events[index % ring.capacity] for index in range(first, written)]
+        # What the writer reached while we copied may be newer than its place says: those are lost.
+        overrun = max(ring.written - ring.capacity, first) - first
+        self.lost += first - self._next + overrun
+        self._next = written
+        return [event for event in events[overrun:] if event is not None]

@@ -1,0 +1,81 @@
+"""The control loop: one frame through robot, worker, scheduler and gate, back to the robot."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from chunkwise.chunking import Scheduler, Tick
+from chunkwise.robots import Robot
+from chunkwise.runtime.events import EventRing, Turn
+from chunkwise.runtime.pacing import Pacer
+from chunkwise.safety import CLEAR, Gate
+from chunkwise.workers import Worker
+
+
+class ControlLoop:
+    """Every period, one command; whatever the policy does.
+
+    Args:
+        robot: connected.
+        worker: runs the policy.
+        scheduler: which row runs now.
+        gate: the last word before the robot.
+        pacer: turns time into steps.
+        events: where every turn is written.
+        beat: called with the time of every turn, for a watchdog.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        worker: Worker,
+        scheduler: Scheduler,
+        gate: Gate,
+        pacer: Pacer,
+        events: EventRing,
+        beat: Callable[[float], None] | None = None,
+    ) -> None:
+        self.robot, self.worker, self.scheduler = robot, worker, scheduler
+        self.gate, self.pacer, self.events = gate, pacer, events
+        self._beat = beat
+
+    def run(self, *, steps: int | None = None, stop: threading.Event | None = None) -> None:
+        """Turn after turn until control step `steps` is reached or `stop` is set."""
+        pacer = self.pacer
+        while stop is None or not stop.is_set():
+            step = pacer.wait()
+            if steps is not None and step >= steps:
+                return
+            self.turn(step)
+
+    def turn(self, step: int) -> Turn:
+        """One control period.
+
+        Raises:
+            Exception: whatever the robot raises; nothing that the policy does.
+        """
+        now = self.pacer.now()
+        if self._beat is not None:
+            self._beat(now)
+        frame = self.robot.observe()
+        if not frame.timestamp_ns:
+            frame.timestamp_ns = int(now * 1e9)
+        decision = self.scheduler.tick(Tick(step, self.worker.arrivals()))
+        request = decision.request
+        if request is not None:
+            request.request_time_s = now
+            self.worker.submit(frame, request)
+            at_once = self.worker.arrivals()
+            if at_once:  # the worker ran the policy in line; the step may be a later one by now
+                faults = decision.faults
+                decision = self.scheduler.tick(Tick(self.pacer.step_now(), at_once))
+                decision = decision._replace(request=decision.request or request, faults=faults + decision.faults)
+        sent, verdict = None, CLEAR
+        if decision.row is not None:
+            sent, verdict = self.gate.check(decision.row, age_s=decision.age * self.pacer.period_s)
+        if sent is not None:
+            self.robot.act(self.scheduler.layout.action(sent))
+        turn = Turn(decision.step, now, self.pacer.late_s, decision, sent, verdict)
+        self.events.emit(turn)
+        return turn

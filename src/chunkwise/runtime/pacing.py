@@ -1,0 +1,128 @@
+"""The only code that knows what a second is: absolute deadlines into control steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+
+class Histogram:
+    """Durations in logarithmic buckets (8 per octave, at most 9 % wide), of fixed size and constant cost."""
+
+    _SUB = 8
+
+    def __init__(self) -> None:
+        self._counts = [0] * (64 * self._SUB)
+        self.count = 0
+        self.max_s = 0.0
+
+    def record(self, seconds: float) -> None:
+        """One duration; negative ones count as zero."""
+        ns = int(seconds * 1e9) if seconds > 0 else 0
+        bits = ns.bit_length()
+        part = (ns >> (bits - 4)) & 7 if bits >= 4 else 0
+        self._counts[min(bits, 63) * self._SUB + part] += 1
+        self.count += 1
+        if seconds > self.max_s:
+            self.max_s = seconds
+
+    def quantile(self, share: float) -> float:
+        """The duration, in seconds, that `share` of them do not exceed; 0 when empty."""
+        wanted, seen = math.ceil(share * self.count), 0
+        for bucket, count in enumerate(self._counts):
+            seen += count
+            if count and seen >= wanted:
+                bits, part = divmod(bucket, self._SUB)
+                top = (9 + part) << max(bits - 4, 0) if bits >= 4 else 1 << bits
+                return min(top / 1e9, self.max_s)
+        return 0.0
+
+
+class Pacer:
+    """Control steps at absolute deadlines: step ``k`` is due at ``start + k / control_hz``.
+
+    Deadlines do not drift.  A missed deadline is skipped and counted, never caught up: the next step is the one
+    whose time it is.
+
+    Args:
+        control_hz: steps per second.
+        clock: monotonic, seconds.
+        sleep: waits that many seconds.
+
+    Attributes:
+        steps: steps taken.
+        missed: steps skipped because their whole period had passed.
+        late: steps begun more than half a period after their deadline.
+        lateness: how long after its deadline each step began.
+        busy: how long the work of each step took, from its beginning to the next :meth:`wait`.
+    """
+
+    def __init__(
+        self,
+        control_hz: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not 0 < control_hz < 1e6:
+            raise ValueError(f"control_hz must be above zero, got {control_hz}")
+        self.control_hz, self.period_s = control_hz, 1 / control_hz
+        self._clock, self._sleep = clock, sleep
+        self.lateness, self.busy = Histogram(), Histogram()
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again at step 0, due at the next :meth:`wait`."""
+        self._start: float | None = None
+        self._last = -1
+        self.steps = self.missed = self.late = 0
+        self.late_s = 0.0
+        self.first_s = self.last_s = 0.0
+
+    def now(self) -> float:
+        """The clock."""
+        return self._clock()
+
+    def step_now(self) -> int:
+        """The step whose period it is, at least the last one taken.  For work that took long inside a step."""
+        assert self._start is not None
+        step = int((self._clock() - self._start) * self.control_hz)
+        if step > self._last:
+            self.missed += step - self._last
+            self._last = step
+        return self._last
+
+    def wait(self) -> int:
+        """Sleep until the next deadline that has not passed its whole period; its step."""
+        now = self._clock()
+        if self._start is None:
+            self._start = self.first_s = now
+        else:
+            self.busy.record(now - self.last_s)
+        due = self._last + 1
+        deadline = self._start + due / self.control_hz
+        while now < deadline:  # a sleep may end early
+            self._sleep(deadline - now)
+            now = self._clock()
+        # One nanosecond of slack: a simulated clock that lands on a deadline may be a rounding short of it.
+        step = max(int((now - self._start) * self.control_hz + 1e-9 * self.control_hz), due)
+        self.missed += step - due
+        self._last = step
+        self.steps += 1
+        self.last_s = now
+        self.late_s = now - (self._start + step / self.control_hz)
+        self.lateness.record(now - deadline)
+        if step > due or self.late_s > 0.5 * self.period_s:
+            self.late += 1
+        return step
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            yield self.wait()
+
+    @property
+    def achieved_hz(self) -> float:
+        """Steps taken per second, from the first to the last; 0 before there are two."""
+        elapsed = self.last_s - self.first_s
+        return (self.steps - 1) / elapsed if elapsed > 0 else 0.0

@@ -1,0 +1,147 @@
+"""Every command passes here: refused or limited, counted, and visible."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+
+from chunkwise.contract import Hold, Layout, Motion, Slot
+from chunkwise.contract.rotations import angle_between, interpolate
+from chunkwise.contract.values import Array
+
+
+class Rule(StrEnum):
+    """What a command can break."""
+
+    FINITE = "finite"  # NaN or infinity: the whole row is refused and the robot holds
+    AGE = "age"  # the plan is too old to follow blindly: refused, the robot holds
+    LIMIT = "limit"  # beyond a position limit: brought to the limit
+    SLEW = "slew"  # too far for one period, or too fast: brought within reach
+
+
+class Verdict(NamedTuple):
+    """What the gate did to a row: nothing, when `broken` is empty.
+
+    Attributes:
+        broken: (component, rule) for every rule that a component's command broke.
+    """
+
+    broken: tuple[tuple[str, Rule], ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the row was replaced by a hold."""
+        return any(rule in (Rule.FINITE, Rule.AGE) for _, rule in self.broken)
+
+
+CLEAR = Verdict()
+
+
+class Gate:
+    """Checks one row per control period.
+
+    The slew limit is per second: a command may travel ``max_rate * period_s``, and there is one command per
+    period, so a catch-up after missed periods travels no further than an ordinary step.
+
+    Args:
+        layout: of the rows, with the limits.
+        period_s: the control period.
+        start: the row that the robot stands at, which the first command's travel counts from; None lets the
+            first command go anywhere within the limits.
+        max_plan_age_s: rows predicted from an older observation are refused.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        period_s: float,
+        *,
+        start: Array | None = None,
+        max_plan_age_s: float = 3.0,
+    ) -> None:
+        if not period_s > 0 or not max_plan_age_s > 0:
+            raise ValueError(f"period_s and max_plan_age_s must be above zero, got {period_s}, {max_plan_age_s}")
+        self.layout, self.period_s, self.max_plan_age_s = layout, period_s, max_plan_age_s
+        self.counts: Counter[tuple[str, Rule]] = Counter()
+        self._lower = np.concatenate([slot.lower for slot in layout.slots])
+        self._upper = np.concatenate([slot.upper for slot in layout.slots])
+        self._from_last = np.concatenate(
+            [np.full(slot.dim, float(_counts_from_last(slot))) for slot in layout.slots]
+        )
+        self._reach = np.concatenate([_reach(slot, period_s) for slot in layout.slots])
+        self._turning = [slot for slot in layout.slots if slot.rotation and np.isfinite(slot.max_rate[3])]
+        self._last: Array | None = None if start is None else np.array(start, dtype=np.float64)
+
+    def check(self, row: Array, *, age_s: float = 0.0) -> tuple[Array | None, Verdict]:
+        """The row to send in this period, and what was wrong with the one given.
+
+        A refused row is replaced by the hold; where nothing was ever sent and the start is not known there is
+        no hold that is safe, and the answer is None: send nothing.
+
+        Args:
+            row: float64 ``(width,)``.
+            age_s: time since the observation that the row was predicted from; 0 for a hold.
+        """
+        if age_s > self.max_plan_age_s:
+            return self._refuse([(name, Rule.AGE) for name in self.layout.components])
+        if not np.isfinite(row.sum()):
+            bad = [slot.component for slot in self.layout.slots if not np.isfinite(row[slot.columns]).all()]
+            if bad:  # else the sum of finite numbers overflowed, and the limits deal with them
+                return self._refuse([(name, Rule.FINITE) for name in bad])
+        inside = np.minimum(np.maximum(row, self._lower), self._upper)
+        sent = inside
+        last = self._last
+        if last is not None:
+            origin = last * self._from_last
+            sent = np.minimum(np.maximum(inside, origin - self._reach), origin + self._reach)
+            for slot in self._turning:
+                self._turn(slot, last, sent)
+        self._last = sent
+        if (sent == row).all():
+            return sent, CLEAR
+        broken = self._compare(row, inside, Rule.LIMIT) + self._compare(inside, sent, Rule.SLEW)
+        return sent, self._count(broken)
+
+    def _turn(self, slot: Slot, last: Array, sent: Array) -> None:
+        """Limit a rotation by its angle: clipping its numbers one by one would bend its axis."""
+        assert slot.rotation is not None
+        turn = slice(slot.start + 3, slot.stop)
+        limit = slot.max_rate[3] * self.period_s
+        if slot.motion is Motion.TARGET:
+            angle = float(angle_between(last[turn], sent[turn], slot.rotation))
+            if angle > limit:
+                share = np.array([limit / angle])
+                sent[turn] = interpolate(last[turn], sent[turn], share, slot.rotation)
+
+    def _refuse(self, broken: list[tuple[str, Rule]]) -> tuple[Array | None, Verdict]:
+        if self._last is not None:
+            self._last = self.layout.hold(self._last)
+        return self._last, self._count(broken)
+
+    def _compare(self, before: Array, after: Array, rule: Rule) -> list[tuple[str, Rule]]:
+        changed = before != after
+        return [(slot.component, rule) for slot in self.layout.slots if changed[slot.columns].any()]
+
+    def _count(self, broken: list[tuple[str, Rule]]) -> Verdict:
+        self.counts.update(broken)
+        return Verdict(tuple(broken))
+
+
+def _counts_from_last(slot: Slot) -> bool:
+    """Whether a value's travel is counted from the last one sent (targets) or from zero (deltas, velocities)."""
+    return slot.hold is Hold.REPEAT
+
+
+def _reach(slot: Slot, period_s: float) -> Array:
+    """How far a value may be from where it is counted, in one period."""
+    reach = np.array(slot.max_rate)
+    if slot.motion is Motion.SWITCH:
+        reach[:] = np.inf  # on or off, nothing in between
+    elif slot.motion is not Motion.VELOCITY:
+        reach *= period_s
+    if slot.rotation is not None:
+        reach[3:] = np.inf  # by its angle, see Gate._turn
+    return reach

@@ -1,0 +1,91 @@
+"""Inference in a thread beside the control loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from chunkwise.chunking import Answer
+from chunkwise.contract import ChunkRequest, Frame
+from chunkwise.workers import Infer, attempt
+
+__all__ = ["ThreadWorker"]
+
+MAX_ANSWERS = 64
+"""Answers that wait to be collected; a loop that does not collect loses the oldest."""
+
+
+class ThreadWorker:
+    """Runs the policy in one thread, which shares the interpreter with the loop.
+
+    A policy that holds the interpreter lock for long (pure Python mathematics) delays the control loop; one
+    that spends its time in a runtime's native code does not.
+
+    Args:
+        infer: the bound policy.
+        latency_s: an answer takes at least this long.
+        clock: the time that `latency_s` is counted in.
+    """
+
+    def __init__(
+        self, infer: Infer, *, latency_s: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._infer, self._latency_s, self._clock = infer, latency_s, clock
+        self._answers: deque[Answer] = deque(maxlen=MAX_ANSWERS)
+        self._changed = threading.Condition()
+        self._waiting: tuple[Frame, ChunkRequest, float] | None = None
+        self._stop = threading.Event()
+        self._start()
+
+    def submit(self, frame: Frame, request: ChunkRequest) -> None:
+        with self._changed:
+            if self._waiting is not None:
+                replaced = self._waiting[1].id
+                self._answers.append(Answer(replaced, None, f"request {request.id} took its place"))
+            self._waiting = (frame, request, self._clock())
+            self._changed.notify()
+
+    def arrivals(self) -> Sequence[Answer]:
+        answers = self._answers
+        if not answers:
+            return ()
+        return [answers.popleft() for _ in range(len(answers))]
+
+    def restart(self) -> None:
+        self.close()
+        self._answers.clear()
+        self._start()
+
+    def close(self) -> None:
+        self._stop.set()
+        with self._changed:
+            self._waiting = None
+            self._changed.notify_all()
+
+    def _start(self) -> None:
+        # A new event for every thread: an old one that still hangs in its policy finds its own set, and
+        # its answer is dropped.
+        self._stop = threading.Event()
+        thread = threading.Thread(target=self._run, args=(self._stop,), name="chunkwise-inference", daemon=True)
+        thread.start()
+
+    def _run(self, stop: threading.Event) -> None:
+        while True:
+            with self._changed:
+                while self._waiting is None and not stop.is_set():
+                    self._changed.wait()
+                if stop.is_set():
+                    return
+                assert self._waiting is not None
+                frame, request, submitted = self._waiting
+                self._waiting = None
+            answer = attempt(self._infer, frame, request)
+            del frame
+            rest = self._latency_s - (self._clock() - submitted)
+            if rest > 0:
+                stop.wait(rest)
+            if stop.is_set():
+                return
+            self._answers.append(answer)
