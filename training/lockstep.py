@@ -7,13 +7,14 @@ the package's own scheduler; the worlds share only the policy's calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkwise import plugins
-from chunkwise.chunking import Answer, Decision, DelayEstimate, Scheduler, Strategy, Tick
+from chunkwise.chunking import Answer, Decision, Scheduler, SourceKind, Strategy, Tick
 from chunkwise.contract import ActionChunk, ChunkRequest, robot_layout
 from chunkwise.robots.openarm_sim.physics import ArmPhysics
 from chunkwise.tasks.two_belts import CONTROL_S, EPISODE_S, Belts, Score
@@ -56,7 +57,24 @@ class World:
         self.step += 1
 
 
-def play(world: World, policy: Batch, strategy: Strategy, delay: int, rng: np.random.Generator) -> Score:
+@dataclass(frozen=True)
+class Played:
+    """An episode in W worlds.
+
+    Attributes:
+        score: of the task.
+        commands: joint targets as sent (W, STEPS, 16).
+        chunks: number of the request behind each of them (W, STEPS); -1 for a hold.
+        starved: steps (W,) that held because the plan had run dry.
+    """
+
+    score: Score
+    commands: Array
+    chunks: NDArray[np.int64]
+    starved: NDArray[np.int64]
+
+
+def play(world: World, policy: Batch, strategy: Strategy, delay: int, rng: np.random.Generator) -> Played:
     """One episode in every world; each answer is usable `delay` control steps after its request.
 
     Args:
@@ -67,20 +85,23 @@ def play(world: World, policy: Batch, strategy: Strategy, delay: int, rng: np.ra
         rng: for the policy.
     """
     layout = robot_layout(plugins.load("robots", "openarm_sim")().spec)
-    schedulers = [
-        Scheduler(layout, strategy, delay=DelayEstimate(fixed=delay), hold=row) for row in world.arms.joints
-    ]
-    due: list[tuple[int, list[Answer | None]]] = []
+    schedulers = [Scheduler(layout, strategy, hold=row) for row in world.arms.joints]
+    commands = np.empty((len(schedulers), STEPS, layout.width))
+    chunks = np.empty((len(schedulers), STEPS), dtype=np.int64)
+    starved = np.zeros(len(schedulers), dtype=np.int64)
+    due: dict[int, list[Answer | None]] = {}
     for step in range(STEPS):
-        arrived = due.pop(0)[1] if due and due[0][0] == step else [None] * len(schedulers)
-        decisions = _tick(schedulers, step, arrived)
+        decisions = _tick(schedulers, step, due.pop(step, [None] * len(schedulers)))
         answers = _answer(world, policy, decisions, rng)
         if any(answers) and delay:
-            due.append((step + delay, answers))
+            due[step + delay] = answers
         elif any(answers):
             decisions = _tick(schedulers, step, answers)
-        world.advance(np.stack([decision.row for decision in decisions if decision.row is not None]))
-    return world.score
+        commands[:, step] = [decision.row for decision in decisions]
+        chunks[:, step] = [decision.source.chunk for decision in decisions]
+        starved += [decision.source.kind is SourceKind.STARVED for decision in decisions]
+        world.advance(commands[:, step])
+    return Played(world.score, commands, chunks, starved)
 
 
 def _tick(schedulers: list[Scheduler], step: int, answers: Sequence[Answer | None]) -> list[Decision]:
@@ -91,7 +112,7 @@ def _tick(schedulers: list[Scheduler], step: int, answers: Sequence[Answer | Non
 def _answer(
     world: World, policy: Batch, decisions: list[Decision], rng: np.random.Generator
 ) -> list[Answer | None]:
-    """One call of the policy for the worlds that ask for the same thing: alone, or under a prefix of one length."""
+    """One call of the policy for all worlds that ask with a prefix of one length, or with none."""
     answers: list[Answer | None] = [None] * len(decisions)
     asking: dict[int, list[tuple[int, ChunkRequest]]] = {}
     for place, decision in enumerate(decisions):

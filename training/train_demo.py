@@ -1,10 +1,11 @@
 """Train the demo policy: episodes of the expert, flow matching in numpy, ONNX, scores on fresh belts.
 
-    python training/train_demo.py                         # the shipped policy, about 3 CPU-minutes
+    export OMP_NUM_THREADS=1                              # more threads do not help, the network is small
+    python training/train_demo.py                         # the shipped policy, about 4 CPU-minutes
     python training/train_demo.py --seed 1 --out benchmarks/policies/seed1
     python training/train_demo.py --smoke --out /tmp/demo # seconds; the result is useless
 
-One thread, no framework.  Needs `chunkwise[train]`.
+Needs `chunkwise[train]`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
-
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
 
 import numpy as np
 import onnx
@@ -28,12 +25,13 @@ from onnx_trace import Graph
 from velocity_net import DEPTH, FEATURES, WIDTH, Weights, backward, forward, initial_weights
 
 from chunkwise import plugins
-from chunkwise.policies.demo import ASSETS, KNOT_STEPS, KNOTS, LANE_SCALE, ROWS, Demo
+from chunkwise.policies.demo import KNOT_STEPS, KNOTS, LANE_SCALE, ROWS, Demo
 from chunkwise.robots.openarm_sim.physics import ArmPhysics
 from chunkwise.tasks.lanes import joints_to_lanes, lanes_to_joints
 from chunkwise.tasks.two_belts import features
 from chunkwise.tasks.two_belts_expert import Expert
 
+SHIPPED = Path("src/chunkwise/policies/demo_assets")
 WORLDS = 250
 """Episodes that are simulated side by side."""
 BATCH = 512
@@ -146,7 +144,10 @@ def train(chunks: Float32, known: Float32, steps: int, rng: np.random.Generator)
         if step % report == 0:
             losses.append(round(total / report, 4))
             total = 0.0
-            print(f"step {step:5d}/{steps}  loss {losses[-1]:.4f}  {time.process_time() - started:5.1f} CPU-s", flush=True)
+            print(
+                f"step {step:5d}/{steps}  loss {losses[-1]:.4f}  {time.process_time() - started:5.1f} CPU-s",
+                flush=True,
+            )
     return adam.average, losses
 
 
@@ -187,8 +188,8 @@ def scores(folder: Path, episodes: int, delays: tuple[int, ...]) -> dict[str, di
         strategy = plugins.load("strategies", name)()
         table[name] = {}
         for delay in delays:
-            score = play(World(seeds, arms), policy.infer_batch, strategy, delay, np.random.default_rng(delay))
-            table[name][str(delay)] = round(1.0 - float(score.failed.mean()), 4)
+            played = play(World(seeds, arms), policy.infer_batch, strategy, delay, np.random.default_rng(delay))
+            table[name][str(delay)] = round(1.0 - float(played.score.failed.mean()), 4)
             print(f"{name:8} delay {delay:2d} steps: {table[name][str(delay)]:.3f} of {episodes}", flush=True)
     return table
 
@@ -199,11 +200,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the episodes, the weights and the batches")
     parser.add_argument("--episodes", type=int, default=1500, help="of the expert, to learn from")
     parser.add_argument("--steps", type=int, default=8000, help="of the optimiser")
-    parser.add_argument("--score-episodes", type=int, default=256, help="on fresh belts, for the record; 0 for none")
-    parser.add_argument("--out", type=Path, default=ASSETS, help="folder for the policy and its record")
+    parser.add_argument(
+        "--score-episodes", type=int, default=256, help="on fresh belts, for the record; 0 for none"
+    )
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder for the policy and its record")
     parser.add_argument("--smoke", action="store_true", help="a run of seconds, to see that it works")
     options = parser.parse_args()
-    delays = SCORE_DELAYS
+    delays: tuple[int, ...] = SCORE_DELAYS
     if options.smoke:
         options.episodes, options.steps, options.score_episodes, delays = 8, 100, 4, (0, 4)
 
@@ -211,13 +214,15 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     chunks, known, unhurt = demonstrations(options.episodes, rng)
     data_s = time.process_time() - started
-    print(f"{options.episodes} episodes, {unhurt:.1%} unhurt, {len(chunks)} chunks, {data_s:.0f} CPU-s", flush=True)
+    print(
+        f"{options.episodes} episodes, {unhurt:.1%} unhurt, {len(chunks)} chunks, {data_s:.0f} CPU-s", flush=True
+    )
     weights, losses = train(chunks, known, options.steps, rng)
     train_s = time.process_time() - started - data_s
     export(weights, options.out)
     record = {
         "command": f"python training/train_demo.py --seed {options.seed} --episodes {options.episodes}"
-        f" --steps {options.steps} --score-episodes {options.score_episodes}",
+        f" --steps {options.steps} --score-episodes {options.score_episodes} --out {options.out}",
         "seed": options.seed,
         "expert": {"episodes": options.episodes, "success": unhurt, "chunks": len(chunks)},
         "network": {"width": WIDTH, "depth": DEPTH, "parameters": sum(value.size for value in weights.values())},

@@ -32,10 +32,16 @@ class Tick(NamedTuple):
 
     A tick of the same step again replaces the decision of the first (an answer came at once); an earlier step
     is a programming error.
+
+    Attributes:
+        step: the control step.
+        arrivals: answers, in the order of their arrival.
+        may_ask: False where the caller has no new frame to ask with; the next tick asks.
     """
 
     step: int
     arrivals: Sequence[Answer] = ()
+    may_ask: bool = True
 
 
 class FaultKind(StrEnum):
@@ -160,6 +166,18 @@ class Scheduler:
             self._hold = self.layout.hold(np.array(hold, dtype=np.float64))
             self._hold.flags.writeable = False
 
+    def reconnect(self) -> None:
+        """The policy is another one, or elsewhere: its delay is unknown and nothing is under way.
+
+        The plan goes on running; the next tick asks again.
+        """
+        self.delay.reset()
+        self._answered = False
+        self._flight = None
+        self._lost.clear()
+        self._asked = -1
+        self._retry = True
+
     @property
     def plan(self) -> Plan | None:
         """The rows that will run if no further answer comes."""
@@ -190,7 +208,7 @@ class Scheduler:
                 flight = None
 
         request = None
-        if flight is None and step != self._asked:
+        if tick.may_ask and flight is None and step != self._asked:
             request, fault = self._ask(step)
             if fault is not None:
                 faults += (fault,)
@@ -314,15 +332,15 @@ class Scheduler:
         return request, self._complain(timing, request.id)
 
     def _complain(self, timing: Timing, request: int) -> Fault | None:
-        """Once for every new pair of numbers, not at every request."""
-        numbers = (timing.delay, timing.horizon)
-        if not timing.horizon or numbers == self._complaint:
-            return None
-        complaint = self.strategy.complaint(timing)
+        """Once, and again when it got worse; not at every request."""
+        complaint = self.strategy.complaint(timing) if timing.horizon else None
         if complaint is None:
             self._complaint = None
             return None
-        self._complaint = numbers
+        delay, horizon = self._complaint or (-1, timing.horizon)
+        if horizon == timing.horizon and timing.delay <= delay:
+            return None
+        self._complaint = timing.delay, timing.horizon
         return Fault(FaultKind.TOO_SHORT, request, complaint)
 
 

@@ -102,7 +102,9 @@ def options_of(maker: Callable[..., Any]) -> dict[str, Option]:
     found = {}
     for item in parameters:
         required = item.default is item.empty
-        if item.kind in (item.VAR_KEYWORD, item.VAR_POSITIONAL) or (required and item.kind is not item.KEYWORD_ONLY):
+        if item.kind in (item.VAR_KEYWORD, item.VAR_POSITIONAL) or (
+            required and item.kind is not item.KEYWORD_ONLY
+        ):
             continue
         guess = type(item.default) if isinstance(item.default, SCALARS) else Any
         hint = hints.get(item.name, guess)
@@ -161,9 +163,11 @@ def convert(value: object, hint: Any, where: str) -> Any:
 
 def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
     """Type hints of the constructor's arguments; none where they name what only a type checker imports."""
-    is_data = isinstance(maker, type) and hasattr(maker, "__dataclass_fields__")
+    signed: Any = maker
+    if isinstance(maker, type) and not hasattr(maker, "__dataclass_fields__"):  # those declare on the class
+        signed = inspect.getattr_static(maker, "__init__")
     try:
-        return get_type_hints(maker if is_data or not isinstance(maker, type) else maker.__init__)
+        return get_type_hints(signed)
     except (NameError, TypeError):
         return {}
 
@@ -179,9 +183,8 @@ def _expressible(hint: Any) -> bool:
 
 
 def _first_that_fits(value: object, hints: Sequence[Any], where: str) -> Any:
-    if value is None or (value in ("none", "null", "") and type(None) in hints):
-        if type(None) in hints:
-            return None
+    if type(None) in hints and (value is None or value in ("none", "null", "")):
+        return None
     wanted = [hint for hint in hints if hint is not type(None)]
     for hint in sorted(wanted, key=lambda item: item is str):  # anything fits a str, so it comes last
         try:

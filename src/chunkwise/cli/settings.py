@@ -49,7 +49,9 @@ class Settings:
     worker: Choice = field(default_factory=lambda: Choice("thread"))
     seconds: float | None = _number(None, "how long to run; until Ctrl-C by default")
     control_hz: float | None = _number(None, "commands per second; the robot's own rate by default")
-    latency_ms: float = _number(0.0, "every answer takes at least this long; to see what a slow policy does", above=False)
+    latency_ms: float = _number(
+        0.0, "every answer takes at least this long; to see what a slow policy does", above=False
+    )
     inference_timeout_s: float = _number(5.0, "after this a request counts as lost and is made again")
     start_timeout_s: float = _number(120.0, "the same for the first request, when a policy may still compile")
     max_plan_age_s: float = _number(3.0, "rows predicted from an older observation are refused")
@@ -91,23 +93,31 @@ def add_flags(parser: Parser, names: Sequence[str] | None = None) -> None:
             parser.add_argument(flag, metavar=metavar, help=help)
 
 
-def read(parser: Parser, argv: Sequence[str]) -> tuple[Settings, argparse.Namespace]:
+def read(
+    parser: Parser, argv: Sequence[str], defaults: Settings | None = None
+) -> tuple[Settings, argparse.Namespace]:
     """The settings that a command line asks for: the configuration file's, then the flags'.
+
+    Args:
+        parser: with the flags of the settings.
+        argv: the command's arguments.
+        defaults: where neither says anything; changed and returned.
 
     Raises:
         UsageError: an unknown flag, key, adapter option, or a value of another type.
         UnknownAdapter, MissingExtra: an adapter that is not there.
     """
+    settings = defaults or Settings()
     words, options = dotted(argv, ADAPTERS)
     parsed = parser.parse(words)
     path = getattr(parsed, "config", None)
     given: dict[str, Any] = _from_file(Path(path)) if path else {}
     for name, value in vars(parsed).items():
         if name in ADAPTERS:
-            given[name] = _merged(name, given.get(name), value, options[name])
+            before = given.get(name) or getattr(settings, name)
+            given[name] = _merged(name, before, value, options[name])
         elif value is not None and name in {item.name for item in fields(Settings)}:
             given[name] = value
-    settings = Settings()
     hints = get_type_hints(Settings)
     for item in fields(Settings):
         if given.get(item.name) is None:
@@ -146,7 +156,9 @@ def resolved(setting: str, choice: Choice) -> Choice:
     if isinstance(maker, type):
         return Choice(choice.name, chosen(maker, choice.options, f"{setting} {choice.name}"))
     if choice.options:
-        raise UsageError(f"{setting} {choice.name} is no class and has no options, got {', '.join(choice.options)}")
+        raise UsageError(
+            f"{setting} {choice.name} is no class and has no options, got {', '.join(choice.options)}"
+        )
     return choice
 
 
@@ -164,7 +176,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     known = [item.name for item in fields(Settings)]
     for key in loaded:
         if key not in known:
-            raise UsageError(f"{path}: unknown key {key!r}{nearest(str(key), known)}; there are: {', '.join(known)}")
+            raise UsageError(
+                f"{path}: unknown key {key!r}{nearest(str(key), known)}; there are: {', '.join(known)}"
+            )
     return {key: _choice(key, value) if key in ADAPTERS else value for key, value in loaded.items()}
 
 
@@ -184,11 +198,8 @@ def _merged(setting: str, before: Choice | None, name: str | None, options: Mapp
     if name is not None and (before is None or before.name != name):
         base = Choice(name)
     if options and base is None:
-        default = getattr(Settings(), setting)
-        if default is None:
-            raise UsageError(f"--{setting}.{next(iter(options))} needs --{setting} NAME")
-        base = Choice(default.name)
-    return None if base is None else Choice(base.name, base.options | options)
+        raise UsageError(f"--{setting}.{next(iter(options))} needs --{setting} NAME")
+    return None if base is None else Choice(base.name, base.options | dict(options))
 
 
 def _in_range(name: str, value: Any, limits: Mapping[str, Any]) -> Any:

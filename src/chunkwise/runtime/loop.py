@@ -69,8 +69,8 @@ class ControlLoop:
             at_once = self.worker.arrivals()
             if at_once:  # the worker ran the policy in line; the step may be a later one by now
                 faults = decision.faults
-                decision = self.scheduler.tick(Tick(self.pacer.step_now(), at_once))
-                decision = decision._replace(request=decision.request or request, faults=faults + decision.faults)
+                decision = self.scheduler.tick(Tick(self.pacer.step_now(), at_once, may_ask=False))
+                decision = decision._replace(request=request, faults=faults + decision.faults)
         sent, verdict = None, CLEAR
         if decision.row is not None:
             sent, verdict = self.gate.check(decision.row, age_s=decision.age * self.pacer.period_s)

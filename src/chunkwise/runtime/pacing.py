@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 
 class Histogram:
-    """Durations in logarithmic buckets (8 per octave, at most 9 % wide), of fixed size and constant cost."""
+    """Durations in logarithmic buckets (8 per octave, at most an eighth wide), of fixed size and constant cost."""
 
     _SUB = 8
 

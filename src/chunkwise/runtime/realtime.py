@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-import sys
 
 
 def enable(priority: int = 20) -> list[str]:
@@ -25,15 +24,21 @@ def enable(priority: int = 20) -> list[str]:
         said.append(f"SCHED_FIFO at priority {priority}")
     except (AttributeError, PermissionError, OSError) as error:
         said.append(f"no SCHED_FIFO ({error}); as root, or with CAP_SYS_NICE or an rtprio limit, it is granted")
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        current_and_future = 3
-        if libc.mlockall(current_and_future) == 0:
-            said.append("memory is locked")
-        else:
-            reason = os.strerror(ctypes.get_errno())
-            said.append(f"memory is not locked ({reason}); raise the memlock limit (ulimit -l unlimited)")
+    said.append(_lock_memory())
     gc.collect()
     gc.freeze()  # what exists now is never scanned again: shorter pauses later
     said.append("garbage collector: what exists is frozen")
     return said
+
+
+def _lock_memory() -> str:
+    """Lock what the process has and will have into memory; what came of it, for people."""
+    current_and_future = 3
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mlockall(current_and_future) == 0:
+            return "memory is locked"
+        reason = os.strerror(ctypes.get_errno())
+    except (OSError, AttributeError, TypeError) as error:  # a system without it
+        reason = str(error)
+    return f"memory is not locked ({reason}); raise the memlock limit (ulimit -l unlimited)"

@@ -207,6 +207,11 @@ class Session:
             made.score = score()
         return made
 
+    def restart_worker(self) -> None:
+        """Give up the inference that runs, as after a policy that hangs; the plan runs on meanwhile."""
+        self.worker.restart()
+        self.scheduler.reconnect()
+
     def _stalled(self) -> None:
         self._say(f"the control loop has stood still for {self._watchdog.timeout_s:g} s")
         stop: Callable[[], None] | None = getattr(self.robot, "stop", None)

@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from chunkwise.contract import Hold, Layout, Motion, Slot
-from chunkwise.contract.rotations import angle_between, interpolate
+from chunkwise.contract.rotations import angle_between, from_quaternion, interpolate
 from chunkwise.contract.values import Array
+
+IDENTITY = np.array([0.0, 0.0, 0.0, 1.0])
+"""No rotation, as a unit quaternion x y z w."""
 
 
 class Rule(StrEnum):
@@ -87,10 +90,14 @@ class Gate:
         """
         if age_s > self.max_plan_age_s:
             return self._refuse([(name, Rule.AGE) for name in self.layout.components])
-        if not np.isfinite(row.sum()):
-            bad = [slot.component for slot in self.layout.slots if not np.isfinite(row[slot.columns]).all()]
-            if bad:  # else the sum of finite numbers overflowed, and the limits deal with them
-                return self._refuse([(name, Rule.FINITE) for name in bad])
+        if not np.isfinite(row).all():
+            return self._refuse(
+                [
+                    (slot.component, Rule.FINITE)
+                    for slot in self.layout.slots
+                    if not np.isfinite(row[slot.columns]).all()
+                ]
+            )
         inside = np.minimum(np.maximum(row, self._lower), self._upper)
         sent = inside
         last = self._last
@@ -109,12 +116,12 @@ class Gate:
         """Limit a rotation by its angle: clipping its numbers one by one would bend its axis."""
         assert slot.rotation is not None
         turn = slice(slot.start + 3, slot.stop)
+        origin = last[turn] if _counts_from_last(slot) else from_quaternion(IDENTITY, slot.rotation)
         limit = slot.max_rate[3] * self.period_s
-        if slot.motion is Motion.TARGET:
-            angle = float(angle_between(last[turn], sent[turn], slot.rotation))
-            if angle > limit:
-                share = np.array([limit / angle])
-                sent[turn] = interpolate(last[turn], sent[turn], share, slot.rotation)
+        angle = float(angle_between(origin, sent[turn], slot.rotation))
+        if angle > limit:
+            share = np.array([limit / angle])
+            sent[turn] = interpolate(origin, sent[turn], share, slot.rotation)
 
     def _refuse(self, broken: list[tuple[str, Rule]]) -> tuple[Array | None, Verdict]:
         if self._last is not None:

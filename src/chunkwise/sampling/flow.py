@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -94,8 +95,11 @@ class FlowSampler:
             target: the running plan's rows (B, K, A), or None to sample alone.  Rows of weight 0 are ignored but
                 must be finite.
             weights: (B, K) in [0, 1]: 1 for a row that will have run by the time the chunk arrives, falling to
-                0 where the plan ends.  All zero gives the unguided chunk to the last bit.
+                0 where the plan ends.  All zero gives the unguided chunk, to the last bit where the field's two
+                ways to the velocity agree to the last bit.
         """
+        if target is not None and weights is not None:
+            target, weights = np.asarray(target, noise.dtype), np.asarray(weights, noise.dtype)
         x = noise
         for step in range(self.steps):
             tau = step / self.steps

@@ -1,0 +1,99 @@
+"""``chunkwise run``: drive a robot with a policy, and report how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chunkwise import plugins
+from chunkwise.cli import settings as settings_of
+from chunkwise.cli.assembly import make_policy, make_robot, make_session
+from chunkwise.cli.extras import versions
+from chunkwise.cli.options import Parser, UsageError
+from chunkwise.cli.progress import Progress
+from chunkwise.cli.settings import Choice, Settings
+from chunkwise.cli.table import table
+from chunkwise.runtime.report import Report
+
+EXAMPLES = """\
+  chunkwise run --policy wave --seconds 5
+  chunkwise run --robot openarm_sim --policy demo --strategy rtc --latency-ms 100 --seconds 20
+  chunkwise run --robot mock --robot.arms 1 --policy wave --policy.components arm:7 --seconds 5
+  chunkwise run --robot my_robot.py:MyRobot --policy my_policy.py:infer --json out.json
+  chunkwise run --config run.yaml --latency-ms 50 --print-config
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until the time is over or Ctrl-C; 0 when the run completed."""
+    parser = Parser("run", "Drive a robot with a policy, and report how it went.", EXAMPLES)
+    settings_of.add_flags(parser)
+    parser.add_argument("--config", metavar="FILE", help="YAML that holds what the flags say; flags win")
+    parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and exit")
+    settings, parsed = settings_of.read(parser, argv, Settings(robot=Choice("mock")))
+    if parsed.print_config:
+        print(settings.to_yaml(), end="")
+        return 0
+    if settings.policy is None:
+        raise UsageError(f"which policy? --policy NAME; there are: {', '.join(plugins.names('policies'))}")
+    if settings.json is not None:
+        _writable(Path(settings.json))
+    report = drive(settings)
+    return 130 if report.interrupted else 0
+
+
+def drive(settings: Settings) -> Report:
+    """Run what the settings say, showing it; the report is written before it is printed."""
+    assert settings.robot is not None and settings.policy is not None
+    robot = make_robot(settings.robot, settings.control_hz)
+    policy = make_policy(settings.policy, settings.control_hz)
+    with make_session(settings, robot, policy, on_message=_say) as session:
+        _say(
+            f"strategy {settings.strategy.plain()}, worker {settings.worker.plain()}, "
+            f"{session.pacer.control_hz:g} Hz, {settings.latency_ms:g} ms of latency"
+        )
+        progress = Progress(sys.stderr, settings.seconds, session.pacer.period_s)
+        report = session.run(seconds=settings.seconds, on_progress=progress)
+        progress.finish(session.turns)
+    report.setup = setup(settings)
+    if settings.json is not None:
+        write_json(Path(settings.json), report.to_dict())
+    _say(f"\n{table({settings.strategy.name: report})}")
+    if report.interrupted:
+        _say("interrupted")
+    return report
+
+
+def setup(settings: Settings) -> dict[str, Any]:
+    """What was run, for the report."""
+    made: dict[str, Any] = {
+        name: choice.plain()
+        for name in settings_of.ADAPTERS
+        if isinstance(choice := getattr(settings, name), Choice)
+    }
+    made |= {"latency_ms": settings.latency_ms, "seconds": settings.seconds, "realtime": settings.realtime}
+    return made | {"versions": versions()}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write the file whole or not at all."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _writable(path: Path) -> None:
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}")
+
+
+def _say(text: str) -> None:
+    """Print; a reader that has left does not stop the robot."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for the rest of the process

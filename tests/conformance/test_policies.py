@@ -1,0 +1,64 @@
+"""Every policy there is keeps the contract of a policy."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from chunkwise import plugins
+from chunkwise.contract import BindingError, Frame, RobotSpec, connect
+from chunkwise.policies import Policy
+from chunkwise.testing import PolicyConformance
+
+
+@pytest.mark.usefixtures("adapter")
+class TestPolicies(PolicyConformance):
+    kind = "policies"
+    adapter: Any
+
+    def make_policy(self) -> Policy:
+        return self.adapter()
+
+    def robot_spec(self, policy: Policy) -> RobotSpec:
+        return _seen(policy)[0] if _reads_more_than_joints(policy) else super().robot_spec(policy)
+
+    def make_frame(self, policy: Policy) -> Frame:
+        return _seen(policy)[1] if _reads_more_than_joints(policy) else super().make_frame(policy)
+
+
+def _reads_more_than_joints(policy: Policy) -> bool:
+    """Whether it reads images or state that its spec does not size."""
+    spec: Any = getattr(policy, "spec", None)
+    if spec is None:
+        return True
+    sized = {output.target for output in spec.outputs} | set(spec.state_names)
+    return bool(spec.required_image_keys) or not set(spec.required_state_keys) <= sized
+
+
+_frames: dict[str, tuple[RobotSpec, Frame]] = {}
+
+
+def _seen(policy: Policy) -> tuple[RobotSpec, Frame]:
+    """The first robot that the policy fits, and one observation of it; taken once for all checks."""
+    spec: Any = getattr(policy, "spec", None)
+    name = type(policy).__name__
+    if name in _frames:
+        return _frames[name]
+    for robot_name in plugins.names("robots"):
+        try:
+            made = plugins.load("robots", robot_name)
+        except plugins.MissingExtra:
+            continue
+        robot = made(**({"lockstep": True} if "lockstep" in inspect.signature(made).parameters else {}))
+        try:
+            connect(robot.spec, spec)
+            robot.connect()
+            _frames[name] = robot.spec, robot.observe()
+            return _frames[name]
+        except BindingError:
+            continue
+        finally:
+            robot.close()
+    raise AssertionError(f"no robot here offers what policy {name!r} reads")
