@@ -17,8 +17,8 @@ class Paper:
 '''
 
 
-def test_names_are_the_files_of_the_folder_and_import_nothing() -> None:
-    sys.modules.pop("chunkwise.policies.wave", None)
+def test_names_are_the_files_of_the_folder_and_import_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "chunkwise.policies.wave", raising=False)
     assert {"mock", "openarm_sim"} <= set(plugins.names("robots"))
     assert {"blend", "rtc", "switch", "sync", "temporal_ensemble"} <= set(plugins.names("strategies"))
     assert plugins.names("policies") == sorted(plugins.names("policies"))
@@ -71,7 +71,7 @@ def test_a_module_and_a_file_name_a_class_too(tmp_path: Path) -> None:
     path = tmp_path / "paper_elsewhere.py"
     path.write_text(ADAPTER)
     assert plugins.load("robots", f"{path}:Paper").__doc__ == "Does nothing."
-    with pytest.raises(plugins.UnknownAdapter, match="has no 'Papre' .did you mean 'Paper'"):
+    with pytest.raises(plugins.UnknownAdapter, match=r"has no 'Papre' .did you mean 'Paper'"):
         plugins.load("robots", f"{path}:Papre")
     with pytest.raises(plugins.UnknownAdapter, match="no file"):
         plugins.load("robots", f"{tmp_path / 'nowhere.py'}:Paper")
@@ -79,7 +79,9 @@ def test_a_module_and_a_file_name_a_class_too(tmp_path: Path) -> None:
         plugins.load("robots", "no_such_module:Paper")
 
 
-def test_require_tells_a_missing_package_from_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_tells_a_missing_package_from_a_broken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert plugins.require("json", extra="any") is sys.modules["json"]
     with pytest.raises(plugins.MissingExtra, match=r"pip install 'chunkwise\[any\]'"):
         plugins.require("a_package_that_nobody_has", extra="any")

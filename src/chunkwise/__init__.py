@@ -40,11 +40,24 @@ _HOMES = {
     "load": "chunkwise.plugins",
     "names": "chunkwise.plugins",
 }
-_CONTRACT = (
-    "Action ActionChunk BuiltinCommandKind ChunkRequest Command CommandKindSpec ComponentSpec Frame "
-    "InterfaceValidationError PolicyOutputSpec PolicySpec RobotSpec coerce_action coerce_frame connect "
-    "register_command_kind"
-).split()
+_CONTRACT = [
+    "Action",
+    "ActionChunk",
+    "BuiltinCommandKind",
+    "ChunkRequest",
+    "Command",
+    "CommandKindSpec",
+    "ComponentSpec",
+    "Frame",
+    "InterfaceValidationError",
+    "PolicyOutputSpec",
+    "PolicySpec",
+    "RobotSpec",
+    "coerce_action",
+    "coerce_frame",
+    "connect",
+    "register_command_kind",
+]
 _HOMES.update(dict.fromkeys(_CONTRACT, "chunkwise.contract"))
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -23,7 +23,9 @@ latencies = st.lists(st.one_of(st.none(), st.integers(0, 40)), min_size=1, max_s
 strides = st.lists(st.sampled_from([1, 1, 1, 1, 2, 3, 20]), min_size=20, max_size=60)
 
 
-def weather(name: str, delays: list[int | None], ahead: list[int], strides: list[int], **settings: object) -> World:
+def weather(
+    name: str, delays: list[int | None], ahead: list[int], strides: list[int], **settings: object
+) -> World:
     """A run through latencies, losses, missed deadlines and answers that start later than their request."""
     layout = arm_layout()
     strategy = STRATEGIES[name](execution_horizon=settings.pop("horizon", 0))  # type: ignore[arg-type]

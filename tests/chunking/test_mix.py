@@ -49,7 +49,9 @@ def test_grippers_activations_and_custom_kinds_are_the_new_ones(type_: str, kind
 @pytest.mark.parametrize("kind", list(Rotation))
 def test_rotations_turn_the_shortest_way_at_constant_speed(kind: Rotation) -> None:
     layout = layout_of(arm(kind))
-    old, new = (np.concatenate([[0, 0, 0], about_z(angle, kind)])[None] for angle in (math.radians(170), -math.pi + 0.1))
+    old, new = (
+        np.concatenate([[0, 0, 0], about_z(angle, kind)])[None] for angle in (math.radians(170), -math.pi + 0.1)
+    )
     old, new = (np.repeat(rows, 5, axis=0) for rows in (old, new))
     new[:, :3] = 1.0
     mixed = mix(layout, old, new, np.linspace(0, 1, 5))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from chunkwise import plugins
-from chunkwise.chunking import Answer, DelayEstimate, FaultKind, Scheduler, SourceKind, Tick
+from chunkwise.chunking import Answer, DelayEstimate, FaultKind, Scheduler, SourceKind, Tick, Timing
+from chunkwise.chunking.scheduler import REMEMBERED_LOST
 from chunkwise.contract import ActionChunk, ChunkRequest, Frame
 from chunkwise.testing.world import CountingPolicy, World, arm_layout, counting_world, rover_layout
 
@@ -153,6 +154,52 @@ def test_a_chunk_that_starts_later_is_led_up_to_by_the_running_plan() -> None:
     decision = made.tick(Tick(3, [Answer(1, ActionChunk(np.ones((6, 3)), 7))]))
     sent = [decision, *(made.tick(Tick(step)) for step in range(4, 13))]
     assert [item.row[0] for item in sent if item.row is not None] == [0.0] * 4 + [1.0] * 6
+
+
+def test_a_chunk_that_starts_where_the_running_plan_ends_is_one_plan_with_it() -> None:
+    made = scheduler(first_chunk_on_arrival=False)
+    made.tick(Tick(0))
+    made.tick(Tick(1, [Answer(0, rows(0.0, 5))]))
+    made.tick(Tick(3, [Answer(1, ActionChunk(np.ones((4, 3)), 5))]))
+    assert made.plan is not None and made.plan.end == 9
+    assert made.plan.since(3)[:, 0].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_an_average_remembers_its_counts_when_a_chunk_starts_later() -> None:
+    ensemble = plugins.load("strategies", "temporal_ensemble")()
+    made = Scheduler(arm_layout(), ensemble, hold=np.zeros(3), first_chunk_on_arrival=False)
+    made.tick(Tick(0))
+    made.tick(Tick(1, [Answer(0, rows(0.0, 10))]))
+    made.tick(Tick(2, [Answer(1, rows(0.0, 10))]))
+    made.tick(Tick(3, [Answer(2, ActionChunk(np.zeros((10, 3)), 5))]))
+    assert made.plan is not None and made.plan.counts is not None
+    # steps 3 and 4 were predicted twice, 5 to 9 three times, 10 twice, the rest once
+    assert made.plan.counts.tolist() == [2, 2, 3, 3, 3, 3, 3, 2, 1, 1, 1, 1]
+
+
+def test_a_failure_is_asked_again_whatever_the_strategy_wants() -> None:
+    class Once(Switch):  # type: ignore[misc]
+        def wants(self, timing: Timing) -> bool:
+            return timing.step == 4
+
+    made = Scheduler(arm_layout(), Once(), hold=np.zeros(3), timeout_steps=5)
+    made.tick(Tick(0))
+    made.tick(Tick(1, [Answer(0, rows())]))
+    assert made.tick(Tick(4)).request is not None
+    assert made.tick(Tick(5, [Answer(1, None, "no")])).request is not None
+    assert made.tick(Tick(6, [Answer(2, rows(np.nan))])).request is not None
+    assert made.tick(Tick(11)).request is not None  # lost
+    assert made.tick(Tick(12, [Answer(4, rows())])).request is None
+
+
+def test_only_so_many_lost_requests_are_remembered() -> None:
+    made = scheduler(start_timeout_steps=1)
+    for step in range(REMEMBERED_LOST + 2):
+        made.tick(Tick(step))
+    forgotten = made.tick(Tick(REMEMBERED_LOST + 2, [Answer(0, rows())]))
+    assert forgotten.faults[0].kind is FaultKind.STALE
+    known = made.tick(Tick(REMEMBERED_LOST + 3, [Answer(REMEMBERED_LOST, rows())]))
+    assert known.source.chunk == REMEMBERED_LOST
 
 
 def test_a_gap_before_a_chunk_that_starts_later_is_held_by_kind() -> None:

@@ -49,5 +49,5 @@ def test_the_cached_array_cannot_be_written() -> None:
 
 @pytest.mark.parametrize(("delay", "overlap", "schedule"), [(-1, 2, "exp"), (1, -2, "exp"), (1, 2, "cubic")])
 def test_nonsense_is_refused(delay: int, overlap: int, schedule: str) -> None:
-    with pytest.raises(ValueError, match="need inference_delay|schedule must be"):
+    with pytest.raises(ValueError, match=r"need inference_delay|schedule must be"):
         prefix_weights(delay, overlap, schedule)  # type: ignore[arg-type]

@@ -58,12 +58,15 @@ class OneJoint:
 '''
 
 BROKEN_ROBOT = ROBOT.replace("self._at = action", "self._at[:] = action")
-BROKEN_STRATEGY = STRATEGY + '''
+BROKEN_STRATEGY = (
+    STRATEGY
+    + """
     def join(self, plan, chunk, step, layout):
         from dataclasses import replace
 
         return replace(chunk, first_step=step)
-'''
+"""
+)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ MakeLoop = Callable[..., ControlLoop]
 
 
 @pytest.mark.parametrize("strategy", ["switch", "rtc", "blend", "temporal_ensemble", "sync"])
-def test_an_answer_at_once_runs_in_the_step_it_was_asked_in(make_loop: MakeLoop, robot: Any, strategy: str) -> None:
+def test_an_answer_at_once_runs_in_the_step_it_was_asked_in(
+    make_loop: MakeLoop, robot: Any, strategy: str
+) -> None:
     loop = make_loop(load("strategies", strategy)())
     loop.run(steps=40)
     assert robot.told == [float(step) for step in range(40)]

@@ -220,7 +220,9 @@ def test_nonsense_is_refused_at_construction() -> None:
 
 
 WILD = st.one_of(
-    st.floats(-3, 3), st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([1.7e308, -1.7e308, math.nan])
+    st.floats(-3, 3),
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.sampled_from([1.7e308, -1.7e308, math.nan]),
 )
 MIXED = layout(
     ARM,

@@ -11,9 +11,9 @@ import numpy as np
 
 from chunkwise.chunking.delay import DelayEstimate
 from chunkwise.chunking.plan import Plan
-from chunkwise.contract.values import Array
 from chunkwise.chunking.strategy import Strategy, Timing
 from chunkwise.contract import MAX_ROWS, ActionChunk, ChunkRequest, Layout
+from chunkwise.contract.values import Array
 
 REMEMBERED_LOST = 8
 """Requests that timed out and whose answer is still taken if it comes; older ones are forgotten."""
@@ -160,6 +160,7 @@ class Scheduler:
         self._asked = -1
         self._retry = False
         self._horizon = 0
+        self._joined = 0  # the step in which the newest chunk joined
         self._ran = False  # whether a row of a chunk has run, so that the robot is no longer where it was
         self._hold = hold
         if hold is not None:
@@ -274,6 +275,7 @@ class Scheduler:
         if first_step + len(rows) <= step:
             detail = f"{len(rows)} rows from step {first_step} on, all past at step {step}"
             return Fault(FaultKind.EXPIRED, flight.id, detail)
+        self._joined = step
         fresh = Plan(first_step, rows, flight.id, observed_step)
         running = self._plan if self._plan is not None and self._plan.end > step else None
         joined = self.strategy.join(running, fresh, step, self.layout)
@@ -310,7 +312,7 @@ class Scheduler:
         plan, newest = self._plan, self._next or self._plan
         remaining = max(newest.end - step, 0) if newest is not None else 0
         waited = step - newest.observed_step if newest is not None else 0
-        timing = Timing(step, self.delay.steps, self._horizon, waited, remaining)
+        timing = Timing(step, self.delay.steps, self._horizon, waited, remaining, step - self._joined)
         if not (newest is None or self._retry or self.strategy.wants(timing)):
             return None, None
         ask = self.strategy.ask(plan if plan is not None and plan.end > step else None, timing)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from chunkwise.chunking.plan import Plan
-from chunkwise.contract.values import Array
 from chunkwise.contract import Layout
+from chunkwise.contract.values import Array
 
 
 class Timing(NamedTuple):
@@ -23,6 +23,7 @@ class Timing(NamedTuple):
         horizon: rows of the newest chunk (``H``).
         waited: steps since the request behind the newest chunk was made.
         remaining: rows of the plan from `step` on, the one that runs now included.
+        joined: steps since the newest chunk joined the plan.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Timing(NamedTuple):
     horizon: int
     waited: int
     remaining: int
+    joined: int = 0
 
 
 class Ask(NamedTuple):
@@ -57,10 +59,13 @@ class Strategy:
             as an answer is there.  Where the measured delay does not leave time for it, the strategy asks
             earlier: the plan must not run dry.
         margin: rows to spare when asking late.
+        steps_before_request: counts from the hand-over instead: ask when this many steps have run since the
+            newest chunk joined, so that ``s = steps_before_request + d`` (the inferaxis interface's way).
     """
 
     execution_horizon: int = 0
     margin: int = 1
+    steps_before_request: int | None = None
 
     aligned: ClassVar[bool] = True
     """Whether row ``i`` of a chunk runs at the step it was predicted for, or not at all."""
@@ -69,9 +74,10 @@ class Strategy:
     """Whether the robot waits for the policy by design."""
 
     def __post_init__(self) -> None:
-        if self.execution_horizon < 0 or self.margin < 0:
+        if min(self.execution_horizon, self.margin, self.steps_before_request or 0) < 0:
             raise ValueError(
-                f"execution_horizon and margin must be >= 0, got {self.execution_horizon}, {self.margin}"
+                "execution_horizon and margin and steps_before_request must be >= 0, got "
+                f"{self.execution_horizon}, {self.margin}, {self.steps_before_request}"
             )
 
     def join(self, plan: Plan | None, chunk: Plan, step: int, layout: Layout) -> Plan:
@@ -80,7 +86,10 @@ class Strategy:
 
     def wants(self, timing: Timing) -> bool:
         """Whether to ask now; called only while no request is in flight."""
-        due = timing.waited >= max(self.execution_horizon, 1)
+        if self.steps_before_request is None:
+            due = timing.waited >= max(self.execution_horizon, 1)
+        else:
+            due = timing.joined >= self.steps_before_request
         return due or timing.remaining <= timing.delay + self.margin
 
     def ask(self, plan: Plan | None, timing: Timing) -> Ask:
@@ -90,7 +99,10 @@ class Strategy:
     def next_horizon(self, timing: Timing) -> int:
         """The steps that will pass until the next request, ``d <= s <= H - d`` where the chunk allows it."""
         latest = max(timing.horizon - timing.delay, 1)
-        return max(min(self.execution_horizon, latest), timing.delay, 1)
+        wanted = self.execution_horizon
+        if self.steps_before_request is not None:
+            wanted = self.steps_before_request + timing.delay
+        return max(min(wanted, latest), timing.delay, 1)
 
     def complaint(self, timing: Timing) -> str | None:
         """Why the plan must run dry at this delay, with the numbers; None when it need not."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 COMMANDS = {
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [*(sys.argv[1:] if argv is None else argv)]  # list() here may be the command of that name
     debug = "--debug" in words
     try:
         code = _dispatch([word for word in words if word != "--debug"])
@@ -74,6 +76,12 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError(f"no command {name!r}{nearest(name, COMMANDS)}; there are: {', '.join(COMMANDS)}")
     command = importlib.import_module(f"chunkwise.cli.{name}")
     return int(command.main(rest))
+
+
+def _end_on_termination() -> None:
+    """SIGTERM ends a run like Ctrl-C: the robot is let go, the report written."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _say(error: Exception) -> int:

@@ -89,7 +89,7 @@ def _try_once(session: Session, settings: Settings) -> bool:
 def _carried(session: Session, rows: int, took_s: float, latency_s: float) -> bool:
     """Whether the chunk lasts until the next one is there: ``d <= s <= H - d``."""
     hz = session.pacer.control_hz
-    delay = math.ceil(max(took_s, latency_s) * hz)
+    delay = math.floor(max(took_s, latency_s) * hz) + 1  # an answer is looked for at the next step after it came
     injected = f" ({1e3 * latency_s:g} ms are injected)" if latency_s else ""
     print(f"one inference took {1e3 * took_s:.1f} ms{injected}: d = {delay} steps at {hz:g} Hz; H = {rows} rows")
     complaint = session.strategy.complaint(Timing(0, delay, rows, 0, rows))

@@ -15,7 +15,7 @@ from chunkwise.cli.assembly import make_policy, make_robot, make_session
 from chunkwise.cli.film import Filmed
 from chunkwise.cli.options import Parser, UsageError, convert
 from chunkwise.cli.run import setup, write_json
-from chunkwise.cli.settings import Choice, Settings
+from chunkwise.cli.settings import Choice, Settings, adapter
 from chunkwise.cli.table import table
 from chunkwise.contract import Layout
 from chunkwise.runtime.events import Turn
@@ -31,6 +31,8 @@ ROBOT, POLICY = "openarm_sim", "demo"
 FRAME_S = 0.08
 FILM_S = 9.0
 """How much of the runs the moving picture shows, from their middle."""
+REDRAW_S = 0.4
+"""Seconds of the run between two pictures of its progress bar."""
 PICTURE = (270, 320)
 """Height and width of one robot in the moving picture."""
 
@@ -64,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
     strategies = convert(parsed.strategies, tuple[str, ...], "strategies")
     if not (seconds > 0 and latency_ms >= 0 and seed >= 0 and strategies):
         raise UsageError("seconds must be above zero; latency_ms and seed at least zero; one strategy at least")
+    for name in strategies:
+        adapter("strategy", name)
     settings = [
         Settings(
             robot=Choice(ROBOT, {"seed": seed}),
@@ -106,15 +110,19 @@ def _run(settings: Settings, bars: Any, bar: Any) -> Run:
     robot: Any = make_robot(settings.robot)
     filmed = Filmed(robot, period_s=FRAME_S)
     with make_session(settings, filmed, make_policy(settings.policy), on_message=lambda text: None) as session:
+        shown_s = 0.0
 
-        def show(turns: list[Turn]) -> None:
-            if turns:
-                passed = session.pacer.period_s * (turns[-1].step + 1)
-                bars.update(bar, completed=passed, note=_note(filmed))
+        def show(turns: list[Turn], *, now: bool = False) -> None:
+            """Drawing takes the interpreter from the control loop for milliseconds: not too often."""
+            nonlocal shown_s
+            run_s = session.pacer.period_s * (turns[-1].step + 1) if turns else 0.0
+            if now or run_s - shown_s >= REDRAW_S:
+                shown_s = run_s
+                bars.update(bar, completed=run_s, note=_note(filmed))
                 bars.refresh()
 
         report = session.run(seconds=settings.seconds, on_progress=show)
-        show(session.turns)
+        show(session.turns, now=True)
         if FaultKind.TOO_SHORT in report.fault_details:
             bars.console.print(f"{settings.strategy.name}: {report.fault_details[FaultKind.TOO_SHORT]}")
         report.setup = setup(settings)

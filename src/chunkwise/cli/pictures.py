@@ -206,7 +206,10 @@ def animate(path: Path, scenes: Iterator[Scene], frame_s: float, colours: int = 
     frames = [_side_by_side(scene) for scene in scenes]
     if not frames:
         return
-    palette = image.fromarray(np.concatenate(frames[:: max(len(frames) // 4, 1)])).quantize(colours)
+    sampled = image.fromarray(np.concatenate(frames[:: max(len(frames) // 12, 1)]))
+    palette = sampled.quantize(
+        colours, method=image.Quantize.MAXCOVERAGE
+    )  # so that small bright things stay bright
     none = image.Dither.NONE  # dots that dance between frames look worse than bands, and weigh more
     made = [image.fromarray(frame).quantize(palette=palette, dither=none) for frame in frames]
     made[0].save(

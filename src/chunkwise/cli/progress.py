@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TextIO
 
 from chunkwise.chunking import FaultKind, SourceKind
@@ -23,7 +24,7 @@ class Progress:
     def __init__(self, out: TextIO, seconds: float | None, period_s: float) -> None:
         self._out, self._seconds, self._period_s = out, seconds, period_s
         self._in_place = out.isatty()
-        self._read = 0
+        self._step = -1
         self._starved = 0
         self._chunk = -1
         self._chunks = 0
@@ -33,9 +34,9 @@ class Progress:
 
     def __call__(self, turns: list[Turn]) -> None:
         """Look at the turns that are new."""
-        fresh = turns[self._read :]
-        self._read += len(fresh)
-        for turn in fresh:
+        fresh = list(itertools.takewhile(lambda turn: turn.step > self._step, reversed(turns)))
+        for turn in reversed(fresh):
+            self._step = turn.step
             self._count(turn)
         if not turns or (not self._in_place and turns[-1].step * self._period_s < self._next_s):
             return

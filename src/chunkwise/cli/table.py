@@ -41,6 +41,7 @@ LINES = (
     Line("control rate", lambda r: f"{r.control_hz_achieved:.2f} of {r.control_hz:g} Hz"),
     Line("periods late / missed", lambda r: f"{r.late_periods} / {r.missed_periods} of {r.steps}"),
     Line("lateness p50 / p99 / max, ms", lambda r: " / ".join(map(_milliseconds, r.lateness_s.values()))),
+    Line("work per period p50 / p99 / max, ms", lambda r: " / ".join(map(_milliseconds, r.busy_s.values()))),
     Line("chunks run / requested", lambda r: f"{r.chunks} / {r.requests}"),
     Line("delay min / median / max, steps", _delays),
     Line("steps starved", lambda r: str(r.starved_steps)),
@@ -55,12 +56,7 @@ LINES = (
 
 
 def table(reports: Mapping[str, Report]) -> str:
-    """The reports side by side, each under its name; a robot's own score below.
-
-    >>> print(_grid([["", "rtc"], ["steps", "12"]]))
-               rtc
-      steps     12
-    """
+    """The reports side by side, each under its name; a robot's own score below."""
     rows = [["", *reports]]
     for line in LINES:
         texts = [line.text(report) for report in reports.values()]
@@ -80,6 +76,12 @@ def _value(value: object) -> str:
 
 
 def _grid(rows: list[list[str]]) -> str:
+    """Columns as wide as they need; the first to the left, the others to the right.
+
+    >>> print("|" + _grid([["", "rtc"], ["steps", "12"]]))
+    |          rtc
+      steps    12
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for label, *cells in rows:

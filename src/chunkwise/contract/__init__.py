@@ -4,8 +4,15 @@ Pure: numpy and the standard library; no clock, thread, process, socket, file or
 """
 
 from chunkwise.contract.binding import Binding, connect, spec_of_answer
-from chunkwise.contract.chunk import MAX_ROWS, ActionChunk, ChunkRequest, checked_rows
-from chunkwise.contract.errors import BindingError, InterfaceValidationError, nearest
+from chunkwise.contract.chunk import MAX_ROWS, ActionChunk, ChunkRequest, RtcArgs, checked_rows
+from chunkwise.contract.errors import (
+    BindingError,
+    InterfaceValidationError,
+    PolicyFailed,
+    PolicyTimedOut,
+    RobotFailed,
+    nearest,
+)
 from chunkwise.contract.kinds import (
     COMMAND_KIND_REGISTRY,
     CUSTOM_COMMAND_KIND_PREFIX,
@@ -35,8 +42,10 @@ from chunkwise.contract.values import (
     Action,
     Command,
     Frame,
+    action_to_dict,
     coerce_action,
     coerce_frame,
+    frame_to_dict,
     validate_action,
     validate_command,
     validate_frame,
@@ -61,15 +70,21 @@ __all__ = [
     "InterfaceValidationError",
     "Layout",
     "Motion",
+    "PolicyFailed",
     "PolicyOutputSpec",
     "PolicySpec",
+    "PolicyTimedOut",
+    "RobotFailed",
     "RobotSpec",
     "Rotation",
+    "RtcArgs",
     "Slot",
+    "action_to_dict",
     "checked_rows",
     "coerce_action",
     "coerce_frame",
     "connect",
+    "frame_to_dict",
     "get_command_kind_spec",
     "is_custom_command_kind_name",
     "is_known_command_kind",

@@ -10,6 +10,18 @@ class InterfaceValidationError(ValueError):
     """A frame, action, chunk or spec does not match the contract; the message names the field."""
 
 
+class PolicyFailed(InterfaceValidationError):
+    """A policy raised, or answered what is no answer; the policy's own exception is the cause."""
+
+
+class PolicyTimedOut(PolicyFailed):
+    """A policy did not answer in time."""
+
+
+class RobotFailed(InterfaceValidationError):
+    """Observing or acting raised; the robot's own exception is the cause."""
+
+
 class BindingError(InterfaceValidationError):
     """A robot and a policy do not fit together; the message lists every name that is missing."""
 

@@ -67,9 +67,16 @@ def from_quaternion(quaternion: Array, kind: Rotation) -> Array:
         return np.asarray(q[..., :3] * np.where(sine > 1e-12, angle / np.maximum(sine, 1e-12), 2.0))
     matrix = _to_matrix(quaternion)
     if kind is Rotation.EULER_XYZ:
-        pitch = np.arcsin(np.clip(-matrix[..., 2, 0], -1, 1))
-        roll = np.arctan2(matrix[..., 2, 1], matrix[..., 2, 2])
-        yaw = np.arctan2(matrix[..., 1, 0], matrix[..., 0, 0])
+        level = np.hypot(matrix[..., 0, 0], matrix[..., 1, 0])
+        pitch = np.arctan2(-matrix[..., 2, 0], level)
+        # Straight up or down, roll and yaw are one turn: it is written as yaw.
+        locked = level < 1e-7
+        roll = np.where(locked, 0.0, np.arctan2(matrix[..., 2, 1], matrix[..., 2, 2]))
+        yaw = np.where(
+            locked,
+            np.arctan2(-matrix[..., 0, 1], matrix[..., 1, 1]),
+            np.arctan2(matrix[..., 1, 0], matrix[..., 0, 0]),
+        )
         return np.stack([roll, pitch, yaw], axis=-1)
     return np.concatenate([matrix[..., :, 0], matrix[..., :, 1]], axis=-1)
 

@@ -45,6 +45,29 @@ def _mapping(value: object, where: str) -> None:
             raise InterfaceValidationError(f"{where} must have names as keys, got {key!r}")
 
 
+def _arrays(values: dict[str, Any], where: str, *, copy: bool, numbers: bool) -> dict[str, NDArray[Any]]:
+    """The dict itself where it holds arrays already, else a new one of arrays.
+
+    Args:
+        values: name -> array-like.
+        where: the field, for errors.
+        copy: copy every array.
+        numbers: whether a single number is allowed; it becomes ``(1,)``.
+    """
+    _mapping(values, where)
+    if not copy and all(isinstance(v, np.ndarray) and v.ndim and v.dtype.kind in "iufb" for v in values.values()):
+        return values
+    made = {}
+    for key, value in values.items():
+        array = _numeric(value, f"{where}[{key!r}]", copy=copy)
+        if array.ndim == 0:
+            if not numbers:
+                raise InterfaceValidationError(f"{where}[{key!r}] is a single number, not an image")
+            array = array.reshape(1)
+        made[key] = array
+    return made
+
+
 @dataclass(slots=True)
 class Frame:
     """One observation.
@@ -67,18 +90,8 @@ class Frame:
     sequence_id: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self, copy: bool) -> None:
-        for where, arrays in (("frame.images", self.images), ("frame.state", self.state)):
-            _mapping(arrays, where)
-            for key, value in arrays.items():
-                plain = isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "iufb"
-                if plain and not copy:
-                    continue
-                array = _numeric(value, f"{where}[{key!r}]", copy=copy)
-                if array.ndim == 0:
-                    if arrays is self.images:
-                        raise InterfaceValidationError(f"{where}[{key!r}] is a single number, not an image")
-                    array = array.reshape(1)
-                arrays[key] = array
+        self.images = _arrays(self.images, "frame.images", copy=copy, numbers=False)
+        self.state = _arrays(self.state, "frame.state", copy=copy, numbers=True)
         _mapping(self.task, "frame.task")
         _mapping(self.meta, "frame.meta")
 
@@ -303,3 +316,39 @@ def coerce_action(value: Action | Mapping[str, Any]) -> Action:
     if "meta" in value:
         raise InterfaceValidationError('action: "meta" goes beside "commands", not beside component names')
     return Action.from_commands(value)
+
+
+def frame_to_dict(frame: Frame) -> dict[str, Any]:
+    """A frame as plain values; arrays become nested lists and lose their dtype.  To keep frames, record them."""
+    return {
+        "timestamp_ns": frame.timestamp_ns,
+        "images": {key: value.tolist() for key, value in frame.images.items()},
+        "state": {key: value.tolist() for key, value in frame.state.items()},
+        "task": dict(frame.task),
+        "meta": dict(frame.meta),
+        "sequence_id": frame.sequence_id,
+    }
+
+
+def action_to_dict(action: Action, *, compact: bool = True, commands_as_mapping: bool = True) -> dict[str, Any]:
+    """An action as plain values.
+
+    Args:
+        action: the action.
+        compact: leave out what is empty.
+        commands_as_mapping: component name -> command; else a list of commands that name their ``target``.
+    """
+    commands = {}
+    for target, command in action.commands.items():
+        plain: dict[str, Any] = {"command": str(command.command), "value": command.value.tolist()}
+        if command.ref_frame is not None or not compact:
+            plain["ref_frame"] = command.ref_frame
+        if command.meta or not compact:
+            plain["meta"] = dict(command.meta)
+        commands[target] = plain
+    made: dict[str, Any] = {"commands": commands}
+    if not commands_as_mapping:
+        made["commands"] = [{"target": target, **plain} for target, plain in commands.items()]
+    if action.meta or not compact:
+        made["meta"] = dict(action.meta)
+    return made

@@ -39,12 +39,14 @@ class EventRing:
         if capacity < 1:
             raise ValueError(f"capacity must be >= 1, got {capacity}")
         self.capacity = capacity
-        self._events: list[Turn | None] = [None] * capacity
+        # One place more than promised: the one that is being written is never among the newest `capacity`.
+        self._places = capacity + 1
+        self._events: list[Turn | None] = [None] * self._places
         self.written = 0
 
     def emit(self, event: Turn) -> None:
         """Write one event over the oldest."""
-        self._events[self.written % self.capacity] = event
+        self._events[self.written % self._places] = event
         self.written += 1
 
     def reader(self) -> Reader:
@@ -65,7 +67,7 @@ class Reader:
         ring = self._ring
         written = ring.written
         first = max(self._next, written - ring.capacity)
-        events = [ring._events[index % ring.capacity] for index in range(first, written)]
+        events = [ring._events[index % ring._places] for index in range(first, written)]
         # What the writer reached while we copied may be newer than its place says: those are lost.
         overrun = max(ring.written - ring.capacity, first) - first
         self.lost += first - self._next + overrun

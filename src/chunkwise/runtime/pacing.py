@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from chunkwise.contract import InterfaceValidationError
 
 
 class Histogram:
@@ -84,6 +88,23 @@ class Pacer:
         """The clock."""
         return self._clock()
 
+    @property
+    def started(self) -> bool:
+        """Whether there is an origin."""
+        return self._start is not None
+
+    def start(self) -> None:
+        """Set the origin now and count step 0 as taken: the next one is due in a period."""
+        self._start = self.first_s = self.last_s = self._clock()
+        self._last = 0
+        self.steps = 1
+
+    @property
+    def next_deadline_s(self) -> float:
+        """When the next step is due; needs an origin."""
+        assert self._start is not None
+        return self._start + (self._last + 1) / self.control_hz
+
     def step_now(self) -> int:
         """The step whose period it is, at least the last one taken.  For work that took long inside a step."""
         assert self._start is not None
@@ -126,3 +147,80 @@ class Pacer:
         """Steps taken per second, from the first to the last; 0 before there are two."""
         elapsed = self.last_s - self.first_s
         return (self.steps - 1) / elapsed if elapsed > 0 else 0.0
+
+
+class RealtimeController:
+    """Paces a loop that is the caller's: :meth:`wait` returns when the next control step is due.
+
+    The same deadlines as :class:`Pacer`, under the name and with the arguments of the inferaxis interface.  The
+    first wait sets the origin and lasts one period.  A late loop is not slept for; it is warned of once in a
+    while, and the steps it missed are skipped and counted.
+
+    Args:
+        hz, period_s: the rate or the period; exactly one of them.
+        warning_interval_s: least time between two warnings.
+        clock: monotonic, seconds.
+        sleeper: waits that many seconds.
+        warning_emitter: told of a late loop, by default ``warnings.warn`` with a RuntimeWarning.  It never stops
+            the loop, not even where warnings are errors.
+
+    Attributes:
+        pacer: the deadlines; its `missed`, `late` and `lateness` say how it went.
+    """
+
+    def __init__(
+        self,
+        hz: float | None = None,
+        period_s: float | None = None,
+        warning_interval_s: float = 5.0,
+        clock: Callable[[], float] = time.perf_counter,
+        sleeper: Callable[[float], None] = time.sleep,
+        warning_emitter: Callable[[str], object] | None = None,
+    ) -> None:
+        if (hz is None) == (period_s is None):
+            raise InterfaceValidationError("RealtimeController takes exactly one of hz and period_s")
+        rate = hz if hz is not None else 1 / period_s if period_s else 0.0
+        if isinstance(rate, bool) or not math.isfinite(rate) or rate <= 0:
+            raise InterfaceValidationError(f"hz or period_s must be positive and finite, got {hz!r}, {period_s!r}")
+        self.pacer = Pacer(rate, clock=clock, sleep=sleeper)
+        self.warning_interval_s = warning_interval_s
+        self._emit = warning_emitter or (lambda text: warnings.warn(text, RuntimeWarning, stacklevel=4))
+        self._warned_s: float | None = None
+
+    @property
+    def hz(self) -> float:
+        """Steps per second."""
+        return self.pacer.control_hz
+
+    @property
+    def period_s(self) -> float:
+        """Seconds per step."""
+        return self.pacer.period_s
+
+    @property
+    def missed_ticks(self) -> int:
+        """Steps that were skipped because the loop was late."""
+        return self.pacer.missed
+
+    def reset(self) -> None:
+        """The next wait sets a new origin."""
+        self.pacer.reset()
+
+    def wait(self) -> float:
+        """Sleep until the next step is due; the seconds that this took, 0 where the loop is late."""
+        pacer = self.pacer
+        if not pacer.started:
+            pacer.start()
+        began = pacer.now()
+        due_s = pacer.next_deadline_s
+        pacer.wait()
+        if began < due_s:
+            return pacer.last_s - began
+        if self._warned_s is None or began - self._warned_s >= self.warning_interval_s:
+            self._warned_s = began
+            with suppress(Warning):  # where warnings are errors, the robot's loop goes on all the same
+                self._emit(
+                    f"RealtimeController cannot keep {self.hz:.3f} Hz: behind by {1e3 * (began - due_s):.1f} ms, "
+                    f"{pacer.missed} periods missed so far"
+                )
+        return 0.0

@@ -30,6 +30,8 @@ from chunkwise.safety import Gate, Watchdog
 from chunkwise.workers import Infer, Worker
 
 MONITOR_PERIOD_S = 0.1
+MAX_TURNS = 1_000_000
+"""Turns that a run remembers for its report; at 50 Hz over five hours.  A longer run reports its newest ones."""
 
 
 class Session:
@@ -137,6 +139,12 @@ class Session:
         self.loop = ControlLoop(
             robot, self.worker, self.scheduler, self.gate, self.pacer, self.events, self._watchdog.beat
         )
+        horizon_s = (binding.policy.action_horizon or 0) / hz
+        if horizon_s > self._max_plan_age_s:
+            self._say(
+                f"a chunk covers {horizon_s:.3g} s, the gate refuses rows older than max_plan_age_s = "
+                f"{self._max_plan_age_s:g} s: the last ones will not run"
+            )
         if start is None and spec.components:
             self._say("the robot's state does not say where it stands: nothing is sent before the first chunk")
 
@@ -180,6 +188,7 @@ class Session:
         def monitor() -> None:
             while not done.wait(MONITOR_PERIOD_S):
                 self.turns += reader.take()
+                del self.turns[:-MAX_TURNS]
                 if on_progress is not None:
                     on_progress(self.turns)
                 if self._watchdog.trip(self._clock()):

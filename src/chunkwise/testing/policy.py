@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from chunkwise.chunking import prefix_weights
 from chunkwise.contract import (
     ActionChunk,
     ChunkRequest,
@@ -22,7 +23,6 @@ from chunkwise.contract import (
     connect,
     get_command_kind_spec,
 )
-from chunkwise.chunking import prefix_weights
 from chunkwise.policies import BoundPolicy, Policy
 
 
@@ -90,7 +90,9 @@ class PolicyConformance:
                 for key in was
             )
             assert same and frame.task == before[0].task, "a policy leaves its frame as it was"
-            assert np.array_equal(_rows(request.prefix), _rows(before[1].prefix)), "a policy leaves its prefix alone"
+            assert np.array_equal(_rows(request.prefix), _rows(before[1].prefix)), (
+                "a policy leaves its prefix alone"
+            )
 
     def test_takes_any_prefix(self) -> None:
         with self._bound() as (bound, frame):
@@ -184,7 +186,7 @@ def frame_of(robot: RobotSpec, tasks: list[str] | None = None, *, height: int = 
     state: dict[str, Any] = {component.name: np.zeros(component.dof) for component in robot.components}
     state |= {key: np.zeros(1) for key in robot.state_keys}
     images: dict[str, Any] = {key: np.full((height, width, 3), 128, dtype=np.uint8) for key in robot.image_keys}
-    return Frame(images, state, {key: "" for key in tasks or []}, timestamp_ns=1, sequence_id=0)
+    return Frame(images, state, dict.fromkeys(tasks or [], ""), timestamp_ns=1, sequence_id=0)
 
 
 def _component(output: PolicyOutputSpec) -> ComponentSpec:

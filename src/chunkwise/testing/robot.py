@@ -82,7 +82,7 @@ class RobotConformance:
             for component in spec.components:
                 value = frame.state[component.name]
                 assert value.ndim == 1 and value.size in _sizes(component), (
-                    f"state {component.name!r} has shape {value.shape}; the component declares {component.dof} joints"
+                    f"state {component.name!r} has shape {value.shape}, the component {component.dof} joints"
                 )
             missing = [key for key in spec.image_keys if key not in frame.images]
             assert not missing, f"the spec declares cameras that observe() does not return: {missing}"
@@ -108,14 +108,16 @@ class RobotConformance:
                 applied = robot.act(order)
                 _passes(validate_action, applied, "act() returns a valid Action")
                 assert set(applied.commands) == set(action.commands), (
-                    f"act() returns what it applied to {sorted(action.commands)}, not to {sorted(applied.commands)}"
+                    f"act() was told about {sorted(action.commands)} and returned {sorted(applied.commands)}"
                 )
                 for name, command in applied.commands.items():
                     sent = action.commands[name]
-                    assert command.command == sent.command, f"{name} was sent {sent.command}, not {command.command}"
+                    assert command.command == sent.command, (
+                        f"{name} was sent {sent.command}, not {command.command}"
+                    )
                     assert command.value.shape == sent.value.shape, f"{name} was sent {sent.value.size} numbers"
                     assert np.allclose(command.value, values[name], atol=SLACK), (
-                        f"{name} was told to stay at {values[name]} and went to {command.value}: by name, not by place"
+                        f"{name} was told {values[name]} and sent {command.value}: by name, not by place"
                     )
             for name, value in values.items():
                 assert np.array_equal(action.commands[name].value, value), "act() leaves its action as it was"
@@ -178,7 +180,9 @@ class RobotConformance:
 
 def _sizes(component: ComponentSpec) -> set[int]:
     """Lengths that the component's state may have: its joints, or the number that a command of it takes."""
-    return {component.dof} | {get_command_kind_spec(kind).default_dim or component.dof for kind in component.command}
+    return {component.dof} | {
+        get_command_kind_spec(kind).default_dim or component.dof for kind in component.command
+    }
 
 
 def _nudged(layout: Layout, action: Action, by: float) -> Action:

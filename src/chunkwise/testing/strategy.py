@@ -148,7 +148,9 @@ class StrategyConformance:
         if self.make_strategy().waits:
             return
         for delay in range(_ROWS // 2 + 1):  # d <= s <= H - d has a solution up to H / 2
-            world = counting_world(self.make_scheduler(arm_layout(), delay=DelayEstimate(initial=delay)), _ROWS, delay)
+            world = counting_world(
+                self.make_scheduler(arm_layout(), delay=DelayEstimate(initial=delay)), _ROWS, delay
+            )
             starved = [item.step for item in world.run(range(200)) if item.source.kind is SourceKind.STARVED]
             assert not starved, f"the plan ran dry at step {starved[:1]} with a delay of {delay} and {_ROWS} rows"
 
@@ -213,7 +215,9 @@ class StrategyConformance:
         step = world.step + 1
         answer = Answer(request.id, bad(request), "broken on purpose")
         decision = scheduler.tick(Tick(step, [answer]))
-        assert decision.faults and decision.faults[0].request == request.id, f"a chunk {what} is reported as a fault"
+        assert decision.faults and decision.faults[0].request == request.id, (
+            f"a chunk {what} is reported as a fault"
+        )
         assert decision.row is not None, f"a chunk {what} must not cost the robot its command"
         if plan is not None and plan.end > step:
             expected = plan.rows[step - plan.first_step]

@@ -153,7 +153,9 @@ class Conversation:
             )
         refused = {fault.request for fault in decision.faults if fault.kind is not FaultKind.TOO_SHORT}
         if self._in_flight in refused and decision.request is None:
-            raise AssertionError(f"step {step}: request {self._in_flight} failed and the policy was not asked again")
+            raise AssertionError(
+                f"step {step}: request {self._in_flight} failed and the policy was not asked again"
+            )
         for _, outcome, request in arrived:
             if outcome.kind == "ok" and request.id not in refused and request.request_step + outcome.ahead <= step:
                 assert decision.source.kind is SourceKind.CHUNK and decision.source.chunk >= request.id, (
@@ -163,10 +165,11 @@ class Conversation:
     def _candidates(self, before: Plan | None, answers: Sequence[Answer]) -> list[Array]:
         """Everything that may be sent in this step."""
         layout, now = self.scheduler.layout, self.scheduler.plan
-        found = []
-        for plan in (before, now if self.averages else None):
-            if plan is not None and plan.first_step <= self.step < plan.end:
-                found.append(plan.rows[self.step - plan.first_step])
+        found = [
+            plan.rows[self.step - plan.first_step]
+            for plan in (before, now if self.averages else None)
+            if plan is not None and plan.first_step <= self.step < plan.end
+        ]
         for answer in answers:
             rows = answer.chunk.rows if answer.chunk is not None else np.empty((0, 0))
             if rows.shape[1:] == (layout.width,) and np.isfinite(rows).all():

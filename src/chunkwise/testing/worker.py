@@ -79,7 +79,9 @@ class WorkerConformance:
                 (answer,) = _collect(worker, 1)
             except RuntimeError as error:
                 raise AssertionError("a worker raised because its policy did") from error
-            assert answer.request == 7 and answer.chunk is None, "a policy that raises is an answer without a chunk"
+            assert answer.request == 7 and answer.chunk is None, (
+                "a policy that raises is an answer without a chunk"
+            )
             assert "out of memory" in answer.error, "the answer says what the policy said"
             worker.submit(Frame(), ChunkRequest(1, id=8))
             (answer,) = _collect(worker, 1)

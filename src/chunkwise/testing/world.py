@@ -74,6 +74,9 @@ class StepWorker:
         self._under_way = [item for item in self._under_way if item[0] > now]
         return [answer for _, answer in there]
 
+    def wait(self, timeout_s: float | None = None) -> bool:
+        return any(due <= self._now() for due, _ in self._under_way)
+
     def restart(self) -> None:
         self._under_way = []
 

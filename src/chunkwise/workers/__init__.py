@@ -39,6 +39,13 @@ class Worker(Protocol):
         """Every answer that came since the last call, oldest first."""
         ...
 
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Until there is an answer to collect, at most so long; whether there is one.
+
+        For callers that have nothing to do meanwhile.  The control loop never waits.
+        """
+        ...
+
     def restart(self) -> None:
         """Give up whatever is running or waiting, and be ready for the next request."""
         ...

@@ -49,6 +49,9 @@ class InlineWorker:
         answers, self._answers = self._answers, []
         return answers
 
+    def wait(self, timeout_s: float | None = None) -> bool:
+        return bool(self._answers)
+
     def restart(self) -> None:
         self._answers = []
 

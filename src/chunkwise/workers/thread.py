@@ -45,13 +45,17 @@ class ThreadWorker:
                 replaced = self._waiting[1].id
                 self._answers.append(Answer(replaced, None, f"request {request.id} took its place"))
             self._waiting = (frame, request, self._clock())
-            self._changed.notify()
+            self._changed.notify_all()
 
     def arrivals(self) -> Sequence[Answer]:
         answers = self._answers
         if not answers:
             return ()
         return [answers.popleft() for _ in range(len(answers))]
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._answers), timeout_s)
 
     def restart(self) -> None:
         self.close()
@@ -88,4 +92,6 @@ class ThreadWorker:
                 stop.wait(rest)
             if stop.is_set():
                 return
-            self._answers.append(answer)
+            with self._changed:
+                self._answers.append(answer)
+                self._changed.notify_all()

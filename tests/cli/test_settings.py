@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chunkwise.cli import settings as settings_of
+from chunkwise.cli.options import Parser, UsageError
+from chunkwise.cli.settings import MAX_CONFIG_BYTES, Choice, Settings
+from chunkwise.plugins import UnknownAdapter
+
+
+def read(*argv: str, robot: str | None = "mock") -> Settings:
+    parser = Parser("run", "", "")
+    settings_of.add_flags(parser)
+    parser.add_argument("--config")
+    made, _ = settings_of.read(parser, argv, Settings(robot=Choice(robot) if robot else None))
+    return made
+
+
+def config(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_nothing_said_leaves_the_defaults() -> None:
+    assert read() == Settings(robot=Choice("mock"))
+
+
+def test_flags_are_typed_and_options_go_to_their_adapter() -> None:
+    made = read(
+        "--robot.arms", "1", "--policy", "wave", "--policy.amplitude", "0.1", "--seconds", "2", "--realtime"
+    )
+    assert made.robot == Choice("mock", {"arms": 1})
+    assert made.policy == Choice("wave", {"amplitude": 0.1})
+    assert (made.seconds, made.realtime) == (2.0, True)
+
+
+def test_the_file_and_the_flags_over_it(tmp_path: Path) -> None:
+    path = config(
+        tmp_path,
+        "robot: {name: mock, arms: 1, dof: 6}\npolicy: wave\nseconds: 5\nlatency_ms: 100\nrealtime: true\n",
+    )
+    made = read("--config", path, "--robot.dof", "3", "--latency-ms", "50", "--no-realtime")
+    assert made.robot == Choice("mock", {"arms": 1, "dof": 3})
+    assert (made.seconds, made.latency_ms, made.realtime) == (5.0, 50.0, False)
+
+
+def test_another_adapter_does_not_inherit_the_options_of_the_one_before(tmp_path: Path) -> None:
+    path = config(tmp_path, "strategy: {name: rtc, schedule: linear}\n")
+    assert read("--config", path, "--strategy", "switch").strategy == Choice("switch")
+    assert read("--config", path, "--strategy", "rtc").strategy == Choice("rtc", {"schedule": "linear"})
+
+
+def test_yaml_there_and_back(tmp_path: Path) -> None:
+    made = read("--robot.cameras", "head,ceiling", "--policy", "wave", "--seconds", "3", "--json", "out.json")
+    assert read("--config", config(tmp_path, made.to_yaml()), robot=None) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("polisy: wave\n", r"unknown key 'polisy' .did you mean 'policy'.*there are: robot, policy"),
+        ("robot: {name: mock, arm: 1}\n", r"robot mock has no option 'arm' .did you mean 'arms'"),
+        ("robot: {arms: 1}\n", "robot must be a name, or a mapping with a name"),
+        ("robot: {name: mock, arms: one}\n", "arms must be a whole number"),
+        ("seconds: soon\n", "seconds must be a number"),
+        ("realtime: 3\n", "realtime must be true or false"),
+        ("- robot\n", "must hold a mapping"),
+        ("robot: [\n", "is not YAML"),
+        ("seconds: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read("--config", config(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_or_is_too_large(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read"):
+        read("--config", str(tmp_path / "none.yaml"))
+    with pytest.raises(UsageError, match="larger than"):
+        read("--config", config(tmp_path, "#" * (MAX_CONFIG_BYTES + 1)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seconds", "0"], "seconds must be above 0, got 0"),
+        (["--seconds", "nan"], "seconds must be above 0"),
+        (["--latency-ms", "-1"], "latency_ms must be at least 0"),
+        (["--control-hz", "inf"], "control_hz must be above 0"),
+        (["--policy.rows", "3"], "--policy.rows needs --policy NAME"),
+        (["--robot.speed", "3"], "robot mock has no option 'speed'"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_refused(flags: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(*flags)
+
+
+def test_what_no_policy_can_be_is_said_clearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wave").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is a directory, which is not supported"):
+        read("--policy", str(tmp_path))
+    with pytest.raises(UsageError, match="is a URI, which is not supported"):
+        read("--policy", "hf://somebody/policy")
+    with pytest.raises(UsageError, match=r"does not say which class: my_policy\.py:Class"):
+        read("--policy", "my_policy.py")
+    with pytest.raises(UnknownAdapter, match="did you mean 'wave'"):
+        read("--policy", "wvae")
+    assert read("--policy", "wave").policy == Choice("wave")  # a folder of that name is not what is meant
+
+
+def test_functions_have_no_options(tmp_path: Path) -> None:
+    path = tmp_path / "bare_function.py"
+    path.write_text("def infer(frame, request): ...\n")
+    assert read("--policy", f"{path}:infer").policy == Choice(f"{path}:infer")
+    with pytest.raises(UsageError, match="is no class and has no options, got rows"):
+        read("--policy", f"{path}:infer", "--policy.rows", "3")
