@@ -96,3 +96,18 @@ def test_require_tells_a_missing_package_from_a_broken_one(
 def test_every_adapter_says_in_one_line_what_it_is(kind: str) -> None:
     for name in plugins.names(kind):
         assert plugins.summary(kind, name), name
+
+
+def test_a_file_may_import_its_neighbours_and_a_module_may_lie_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plugins_test_net.py").write_text("WIDTH = 7\n")
+    (tmp_path / "plugins_test_policy.py").write_text("from plugins_test_net import WIDTH\nclass Mine: ...\n")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    assert plugins.load("policies", f"{tmp_path / 'plugins_test_policy.py'}:Mine").__name__ == "Mine"
+    assert sys.path[-1] == str(tmp_path)
+    sys.path.pop()
+    sys.modules.pop("plugins_test_net")
+    monkeypatch.chdir(tmp_path)
+    assert plugins.load("policies", "plugins_test_net:WIDTH") == 7

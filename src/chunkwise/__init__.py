@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from chunkwise.chunking import Scheduler as Scheduler
     from chunkwise.contract import Action as Action
     from chunkwise.contract import ActionChunk as ActionChunk
+    from chunkwise.contract import BindingError as BindingError
     from chunkwise.contract import BuiltinCommandKind as BuiltinCommandKind
     from chunkwise.contract import ChunkRequest as ChunkRequest
     from chunkwise.contract import Command as Command
@@ -20,45 +21,112 @@ if TYPE_CHECKING:
     from chunkwise.contract import ComponentSpec as ComponentSpec
     from chunkwise.contract import Frame as Frame
     from chunkwise.contract import InterfaceValidationError as InterfaceValidationError
+    from chunkwise.contract import PolicyFailed as PolicyFailed
     from chunkwise.contract import PolicyOutputSpec as PolicyOutputSpec
     from chunkwise.contract import PolicySpec as PolicySpec
+    from chunkwise.contract import PolicyTimedOut as PolicyTimedOut
+    from chunkwise.contract import RobotFailed as RobotFailed
     from chunkwise.contract import RobotSpec as RobotSpec
+    from chunkwise.contract import RtcArgs as RtcArgs
+    from chunkwise.contract import action_to_dict as action_to_dict
     from chunkwise.contract import coerce_action as coerce_action
     from chunkwise.contract import coerce_frame as coerce_frame
     from chunkwise.contract import connect as connect
+    from chunkwise.contract import frame_to_dict as frame_to_dict
     from chunkwise.contract import register_command_kind as register_command_kind
+    from chunkwise.contract import validate_action as validate_action
+    from chunkwise.contract import validate_command as validate_command
+    from chunkwise.contract import validate_component_spec as validate_component_spec
+    from chunkwise.contract import validate_frame as validate_frame
+    from chunkwise.contract import validate_policy_output_spec as validate_policy_output_spec
+    from chunkwise.contract import validate_policy_spec as validate_policy_spec
+    from chunkwise.contract import validate_robot_spec as validate_robot_spec
     from chunkwise.plugins import load as load
     from chunkwise.plugins import names as names
+    from chunkwise.recording import EpisodeReader as EpisodeReader
+    from chunkwise.recording import EpisodeWriter as EpisodeWriter
+    from chunkwise.recording import Recorder as Recorder
+    from chunkwise.runtime.checks import check_pair as check_pair
+    from chunkwise.runtime.checks import check_policy as check_policy
+    from chunkwise.runtime.checks import check_robot as check_robot
+    from chunkwise.runtime.inference import InferenceMode as InferenceMode
+    from chunkwise.runtime.inference import InferenceRuntime as InferenceRuntime
+    from chunkwise.runtime.pacing import RealtimeController as RealtimeController
+    from chunkwise.runtime.profiling import profile_sync_inference as profile_sync_inference
+    from chunkwise.runtime.profiling import recommend_inference_mode as recommend_inference_mode
     from chunkwise.runtime.session import Session as Session
+    from chunkwise.runtime.step import StepResult as StepResult
+    from chunkwise.runtime.step import run_step as run_step
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "DelayEstimate": "chunkwise.chunking",
-    "Scheduler": "chunkwise.chunking",
-    "Session": "chunkwise.runtime.session",
-    "load": "chunkwise.plugins",
-    "names": "chunkwise.plugins",
+_NAMES = {
+    "chunkwise.chunking": (
+        "DelayEstimate",
+        "Scheduler",
+    ),
+    "chunkwise.contract": (
+        "Action",
+        "ActionChunk",
+        "BindingError",
+        "BuiltinCommandKind",
+        "ChunkRequest",
+        "Command",
+        "CommandKindSpec",
+        "ComponentSpec",
+        "Frame",
+        "InterfaceValidationError",
+        "PolicyFailed",
+        "PolicyOutputSpec",
+        "PolicySpec",
+        "PolicyTimedOut",
+        "RobotFailed",
+        "RobotSpec",
+        "RtcArgs",
+        "action_to_dict",
+        "coerce_action",
+        "coerce_frame",
+        "connect",
+        "frame_to_dict",
+        "register_command_kind",
+        "validate_action",
+        "validate_command",
+        "validate_component_spec",
+        "validate_frame",
+        "validate_policy_output_spec",
+        "validate_policy_spec",
+        "validate_robot_spec",
+    ),
+    "chunkwise.plugins": (
+        "load",
+        "names",
+    ),
+    "chunkwise.recording": (
+        "EpisodeReader",
+        "EpisodeWriter",
+        "Recorder",
+    ),
+    "chunkwise.runtime.checks": (
+        "check_pair",
+        "check_policy",
+        "check_robot",
+    ),
+    "chunkwise.runtime.inference": (
+        "InferenceMode",
+        "InferenceRuntime",
+    ),
+    "chunkwise.runtime.pacing": ("RealtimeController",),
+    "chunkwise.runtime.profiling": (
+        "profile_sync_inference",
+        "recommend_inference_mode",
+    ),
+    "chunkwise.runtime.session": ("Session",),
+    "chunkwise.runtime.step": (
+        "StepResult",
+        "run_step",
+    ),
 }
-_CONTRACT = [
-    "Action",
-    "ActionChunk",
-    "BuiltinCommandKind",
-    "ChunkRequest",
-    "Command",
-    "CommandKindSpec",
-    "ComponentSpec",
-    "Frame",
-    "InterfaceValidationError",
-    "PolicyOutputSpec",
-    "PolicySpec",
-    "RobotSpec",
-    "coerce_action",
-    "coerce_frame",
-    "connect",
-    "register_command_kind",
-]
-_HOMES.update(dict.fromkeys(_CONTRACT, "chunkwise.contract"))
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

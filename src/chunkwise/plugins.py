@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -133,14 +134,18 @@ def _import(module: str, kind: str, name: str) -> ModuleType:
 
 def _from_path(kind: str, name: str) -> Any:
     where, _, attribute = name.rpartition(":")
+    path = Path(where).expanduser()
+    folder = str(path.resolve().parent if where.endswith(".py") else Path.cwd())
+    if folder not in sys.path:  # last, to shadow nothing: a file may import its neighbours, as in `python file.py`
+        sys.path.append(folder)
     if where.endswith(".py"):
-        path = Path(where).expanduser()
         if not path.is_file():
             raise UnknownAdapter(f"no file {where!r} for {kind} {name!r}")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        unique = f"{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"  # two folders may have one name
+        spec = importlib.util.spec_from_file_location(unique, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)  # dataclasses and pickle look their module up
+        sys.modules[unique] = module  # dataclasses and pickle look their module up
         spec.loader.exec_module(module)
     else:
         try:

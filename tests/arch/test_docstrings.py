@@ -40,7 +40,7 @@ def _is_protocol(node: ast.ClassDef) -> bool:
 
 def _answers_a_port(node: ast.ClassDef, method: ast.AST) -> bool:
     """Whether the method is one that a port describes."""
-    ports = {"submit", "arrivals", "restart", "close", "infer", "connect", "observe", "act", "load", "run"}
+    ports = {"submit", "arrivals", "wait", "restart", "close", "infer", "connect", "observe", "act", "load", "run"}
     return not _is_protocol(node) and getattr(method, "name", "") in ports
 
 

@@ -119,12 +119,26 @@ def test_rtc_with_a_longer_execution_horizon_leaves_more_rows_free() -> None:
     assert asked[-1].prefix is not None and len(asked[-1].prefix) == 10
 
 
-def test_the_last_s_rows_of_a_chunk_are_free_however_long_the_plan_is() -> None:
-    ask = Rtc(execution_horizon=6).ask(
-        Plan(0, np.zeros((16, 3)), 0, 0), Timing(step=2, delay=3, horizon=16, waited=2, remaining=14)
-    )
+def test_the_whole_rest_of_the_plan_goes_with_the_request() -> None:
+    timing = Timing(step=6, delay=3, horizon=16, waited=6, remaining=10)
+    ask = Rtc(execution_horizon=6).ask(Plan(0, np.zeros((16, 3)), 0, 0), timing)
     assert ask.prefix is not None and len(ask.prefix) == 10  # H - s
     assert ask.prefix_weights is not None and len(ask.prefix_weights) == 10
+
+
+def test_a_delay_beyond_the_plan_binds_all_of_it_and_does_not_lose_it() -> None:
+    timing = Timing(step=3, delay=40, horizon=31, waited=3, remaining=28)
+    ask = Rtc().ask(Plan(0, np.zeros((31, 3)), 0, 0), timing)
+    assert ask.prefix_weights is not None
+    assert ask.prefix_weights.tolist() == [1.0] * 28
+
+
+@pytest.mark.parametrize("name", ["switch", "rtc", "blend", "temporal_ensemble"])
+def test_until_a_delay_is_known_it_asks_at_once(name: str) -> None:
+    strategy = plugins.load("strategies", name)(execution_horizon=25)
+    early = Timing(step=41, delay=1, horizon=31, waited=1, remaining=30, measured=False)
+    assert strategy.wants(early)
+    assert not strategy.wants(early._replace(measured=True))
 
 
 def test_rtc_without_a_plan_asks_plainly() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -34,7 +35,7 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
     ("argv", "message"),
     [
         (["rnu"], "no command 'rnu' (did you mean 'run'?)"),
-        (["run"], "which policy? --policy NAME; there are: demo, scripted, wave"),
+        (["run"], f"which policy? --policy NAME; there are: {', '.join(plugins.names('policies'))}"),
         (["run", "--policy", "wvae"], "did you mean 'wave'"),
         (["run", "--policy", "wave", "--robot.arms", "3"], "robot mock: Mock needs arms 1 or 2"),
         (["run", "--policy", "wave", "--robot.arms", "1"], "state 'right_arm' is missing"),
@@ -141,3 +142,12 @@ def test_list_imports_no_adapter_and_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_termination_ends_a_run_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        monkeypatch.setattr(list_command, "main", lambda argv: os.kill(os.getpid(), signal.SIGTERM) or 0)
+        assert main(["list"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -483,6 +483,13 @@ class WaitsInArrivals(OfWorker):
             return super().arrivals()
 
 
+@fails("test_wait_ends_when_an_answer_is_there")
+class DoesNotWait(OfWorker):
+    class worker(Thread):
+        def wait(self, timeout_s: float | None = None) -> bool:
+            return True
+
+
 @fails("test_the_newest_waiting_request_replaces_the_older_one")
 class ForgetsWhatItReplaced(OfWorker):
     class worker(Thread):

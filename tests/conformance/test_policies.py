@@ -51,7 +51,10 @@ def _seen(policy: Policy) -> tuple[RobotSpec, Frame]:
             made = plugins.load("robots", robot_name)
         except plugins.MissingExtra:
             continue
-        robot = made(**({"lockstep": True} if "lockstep" in inspect.signature(made).parameters else {}))
+        parameters = inspect.signature(made).parameters
+        if any(item.default is item.empty for item in parameters.values()):
+            continue  # a robot that is not there without being told which
+        robot = made(**({"lockstep": True} if "lockstep" in parameters else {}))
         try:
             connect(robot.spec, spec)
             robot.connect()

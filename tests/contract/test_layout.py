@@ -20,6 +20,7 @@ from chunkwise.contract import (
     Rotation,
     robot_layout,
 )
+from chunkwise.contract.rotations import to_quaternion
 
 ROBOT = RobotSpec(
     "robot",
@@ -144,3 +145,22 @@ def test_the_rotation_gives_a_pose_its_size() -> None:
 def test_a_choice_that_the_robot_does_not_offer_is_refused(commands: dict[str, str], words: str) -> None:
     with pytest.raises(BindingError, match=words):
         robot_layout(ROBOT, commands)
+
+
+@pytest.mark.parametrize("rotation", list(Rotation))
+def test_a_pose_delta_holds_by_no_turn_however_that_is_written(rotation: Rotation) -> None:
+    arm = ComponentSpec("arm", "arm", 6, ["cartesian_pose_delta"], rotation=rotation)
+    layout = robot_layout(RobotSpec("r", [], [arm]))
+    held = layout.hold(np.ones(layout.width))
+    assert held[:3].tolist() == [0.0, 0.0, 0.0]
+    assert to_quaternion(held[3:], rotation) == pytest.approx([0.0, 0.0, 0.0, 1.0])
+    assert layout.standing(Frame()).tolist() == held.tolist()
+
+
+def test_a_component_that_does_not_tell_where_it_is_hides_no_other() -> None:
+    arm = ComponentSpec("arm", "arm", 2, ["joint_position"])
+    gripper = ComponentSpec("gripper", "gripper", 1, ["gripper_open_close"])
+    layout = robot_layout(RobotSpec("r", [], [arm, gripper]))
+    frame = Frame(state={"arm": np.array([1.0, 2.0]), "gripper": np.array([0.04])})
+    np.testing.assert_array_equal(layout.standing(frame), [1.0, 2.0, np.nan])
+    assert layout.measured(frame) is None

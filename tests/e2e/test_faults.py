@@ -190,7 +190,7 @@ def test_a_policy_that_hangs_and_answers_long_after_does_no_harm(strategy: str) 
     turns = world.run(150)
     check_commands(turns)
     kinds = [fault.kind for turn in turns for fault in turn.decision.faults]
-    assert kinds == [FaultKind.LOST, FaultKind.STALE]
+    assert kinds == [FaultKind.LOST]  # its worker was left behind, and what it answers with it
     assert settled(turns[-60:])
 
 

@@ -16,7 +16,8 @@ from chunkwise.contract import Action, Command, InterfaceValidationError, valida
 from chunkwise.plugins import MissingExtra
 from chunkwise.robots import Robot
 from chunkwise.robots.openarm_sim import CATCH_UP_S, OpenArmSim
-from chunkwise.robots.openarm_sim.cameras import Painter
+from chunkwise.robots.openarm_sim import cameras as cameras_module
+from chunkwise.robots.openarm_sim.cameras import CameraThread, Painter
 from chunkwise.robots.openarm_sim.physics import POST_HEIGHT, ArmPhysics
 from chunkwise.robots.openarm_sim.scene import actuator_names, bare_model, openarm, picture_model
 from chunkwise.tasks.lanes import JOINT_NAMES, LANE_CENTRES, lanes_to_joints
@@ -347,3 +348,22 @@ def test_missing_opengl_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "nowhere")
     with pytest.raises(RuntimeError, match="apt-get install libegl1"):
         OpenArmSim(cameras=("ceiling",)).connect()
+
+
+def test_cameras_that_fail_are_not_taken_for_a_world_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def draw(self, snapshot: dict[str, Any], camera: str, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+            if snapshot["time_s"] > 0:
+                raise RuntimeError("the context is lost")
+            return np.zeros((2, 2, 3), dtype=np.uint8)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(cameras_module, "Painter", Failing)
+    thread = CameraThread(["head"], 10.0, (2, 2))
+    thread.draw({"time_s": 0.0})
+    thread.offer(0.2, lambda: {"time_s": 0.2})
+    for call in (thread.wait, lambda: thread.offer(0.4, lambda: {"time_s": 0.4}), thread.wait):
+        with pytest.raises(RuntimeError, match="the context is lost"):
+            call()
+    thread.close()

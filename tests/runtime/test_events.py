@@ -64,3 +64,25 @@ def test_an_event_that_is_overwritten_while_it_is_read_counts_as_lost() -> None:
 def test_a_ring_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="capacity"):
         EventRing(0)
+
+
+def test_a_reader_that_is_lapped_counts_every_event_once() -> None:
+    ring = EventRing(2)
+    reader = ring.reader()
+    emit(ring, range(1))
+
+    class Hasty(list):  # type: ignore[type-arg]
+        """Lets the writer go round more than once in the middle of a copy."""
+
+        reads = 0
+
+        def __getitem__(self, index):  # type: ignore[no-untyped-def]
+            self.reads += 1
+            if self.reads == 1:
+                emit(ring, range(1, 11))
+            return super().__getitem__(index)
+
+    ring._events = Hasty(ring._events)
+    assert reader.take() == []
+    assert [event.step for event in reader.take()] == [9, 10]
+    assert reader.lost == 9

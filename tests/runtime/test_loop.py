@@ -111,3 +111,15 @@ def test_every_turn_beats(make_loop: MakeLoop) -> None:
     loop._beat = beats.append
     loop.run(steps=4)
     assert beats == pytest.approx([100.0, 100.02, 100.04, 100.06])
+
+
+def test_what_was_too_old_to_run_is_not_run_as_a_hold(make_loop: MakeLoop, robot: Any) -> None:
+    loop = make_loop(rows=30)
+    loop.gate.max_plan_age_s = 0.1
+    loop.scheduler.strategy = load("strategies", "switch")(execution_horizon=100)
+    loop.run(steps=2)
+    loop.worker.submit = lambda frame, request: None  # type: ignore[method-assign]  no further answer
+    reader = loop.events.reader()
+    loop.run(steps=50)
+    assert reader.take()[-1].decision.source.kind is SourceKind.STARVED
+    assert max(robot.told) == 6.0  # five steps after step 1, of which the newest chunk's frame is

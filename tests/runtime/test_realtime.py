@@ -52,6 +52,8 @@ def test_what_is_granted_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, param: asked.append((pid, policy)))
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library(0))
     scheduling, memory, _ = realtime.enable(30)
-    assert asked == [(0, os.SCHED_FIFO)]
+    assert asked == [(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK)]  # the policy's threads do not inherit it
     assert scheduling == "SCHED_FIFO at priority 30"
     assert memory == "memory is locked"
+    realtime.disable()
+    assert asked[-1] == (0, os.SCHED_OTHER)

@@ -157,7 +157,7 @@ def test_a_robot_that_does_not_say_where_it_stands_gets_nothing_before_the_first
         def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
             raise RuntimeError("not yet")
 
-    robot.observe = lambda: Frame(state={"arm": np.array([np.nan, 0.0])})
+    robot.observe = lambda: Frame()
     said: list[str] = []
     with simulated(robot, Failing(), clock, on_message=said.append) as session:
         report = session.run(seconds=0.2)
@@ -188,3 +188,65 @@ def test_real_time_is_asked_for_and_what_was_granted_is_said(
     with simulated(robot, Ramp(), clock, realtime=True, on_message=said.append) as session:
         session.run(seconds=0.1)
     assert said[-1] == "granted"
+
+
+def test_a_robot_that_moved_while_the_policy_loaded_is_held_where_it_is_now(
+    robot: Any, clock: SimulatedClock
+) -> None:
+    class Slow(Ramp):
+        def warmup(self) -> None:
+            robot.told.append(-1.0)  # it sags; its state is what it was told last
+
+        def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+            raise RuntimeError("not yet")
+
+    with simulated(robot, Slow(), clock) as session:
+        session.run(seconds=0.1)
+    assert set(robot.told) == {-1.0}
+
+
+@pytest.mark.parametrize("ends", ["in time", "by Ctrl-C", "by the robot"])
+def test_the_last_command_of_a_run_stops_what_would_go_on(robot: Any, clock: SimulatedClock, ends: str) -> None:
+    class Onwards(Ramp):
+        def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+            return ActionChunk(np.full((10, 2), 0.5))
+
+    def end(count: int) -> None:
+        if count == 4 and ends != "in time":
+            raise KeyboardInterrupt if ends == "by Ctrl-C" else ConnectionError("the bus is gone")
+
+    robot.spec.components[0].command[0] = "joint_velocity"
+    robot.on_act = end
+    policy = Onwards()
+    policy.spec.outputs[0].command = "joint_velocity"
+    with simulated(robot, policy, clock) as session:
+        if ends == "by the robot":
+            with pytest.raises(ConnectionError, match="the bus is gone"):
+                session.run(seconds=0.1)
+        else:
+            session.run(seconds=0.1)
+    assert robot.told[-2:] == [0.5, 0.0]
+
+
+def test_whoever_looks_on_and_fails_does_not_end_the_watch(
+    robot: Any, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MONITOR_PERIOD_S", 0.001)
+    stopped, failed, said = threading.Event(), threading.Event(), []
+    robot.stop = stopped.set
+
+    def fail(turns: Any) -> None:
+        failed.set()
+        raise OSError("the terminal is gone")
+
+    def hang(count: int) -> None:
+        if count == 3:
+            assert failed.wait(30.0)
+            clock.sleep(10.0)
+            assert stopped.wait(30.0), "the watchdog did not stop the robot"
+
+    robot.on_act = hang
+    with simulated(robot, Ramp(), clock, watchdog_s=1.0, on_message=said.append) as session:
+        report = session.run(seconds=11.0, on_progress=fail)
+    assert report.watchdog_trips == 1
+    assert sum("the terminal is gone" in line for line in said) == 1

@@ -258,3 +258,23 @@ def test_whatever_comes_what_is_sent_is_finite_within_limits_and_slow(
             inside = (last >= lower) & (last <= upper)
             assert (~inside | ((sent >= lower) & (sent <= upper))).all()
         last = sent
+
+
+def test_a_start_that_is_known_in_part_limits_that_part() -> None:
+    gate = Gate(
+        layout(ARM, part("gripper", "gripper_open_close", type="gripper")), 0.02, start=row(0, 0, math.nan)
+    )
+    assert gate.check(row(math.nan, 0, 0))[0] is None  # a hold would be a guess
+    sent, verdict = gate.check(row(0.9, 0.1, 1))
+    assert sent is not None
+    assert sent.tolist() == pytest.approx([0.1, 0.1, 1.0])
+    assert verdict.broken == (("arm", Rule.SLEW),)
+
+
+def test_a_driver_cannot_change_what_the_next_command_counts_from() -> None:
+    made = layout(ARM)
+    gate = Gate(made, 0.02, start=row(0, 0))
+    for sent in (gate.check(row(0.01, 0.01))[0], gate.check(row(math.nan, 0))[0], gate.hold()):
+        assert sent is not None
+        with pytest.raises(ValueError, match="read-only"):
+            made.action(sent).commands["arm"].value[:] *= 57.3

@@ -54,10 +54,11 @@ def policy() -> Iterator[Held]:
 
 
 def test_after_a_restart_the_old_answer_is_dropped_and_the_next_request_is_answered(policy: Held) -> None:
+    before = set(threading.enumerate())
     worker = ThreadWorker(policy)
     worker.submit(Frame(), ChunkRequest(0, id=0))
     assert policy.entered[0].wait(PATIENCE_S)
-    old = next(thread for thread in threading.enumerate() if thread.name == "chunkwise-inference")
+    (old,) = set(threading.enumerate()) - before
     worker.restart()
     worker.submit(Frame(), ChunkRequest(1, id=1))
     policy.let_go[1].set()
@@ -101,4 +102,19 @@ def test_a_latency_that_has_passed_while_the_policy_thought_is_not_waited_for_ag
     now[0] = 1000.0
     policy.let_go[0].set()
     assert len(wait_for(worker)) == 1
+    worker.close()
+
+
+def test_a_policy_that_leaves_the_program_ends_its_answer_only() -> None:
+    def infer(frame: Frame, request: ChunkRequest) -> ActionChunk:
+        if request.id == 0:
+            raise SystemExit(3)
+        return ActionChunk(np.zeros((2, 1)))
+
+    worker = ThreadWorker(infer)
+    worker.submit(Frame(), ChunkRequest(0, id=0))
+    (left,) = wait_for(worker)
+    assert (left.chunk, left.error) == (None, "SystemExit: 3")
+    worker.submit(Frame(), ChunkRequest(1, id=1))
+    assert wait_for(worker)[0].chunk is not None
     worker.close()

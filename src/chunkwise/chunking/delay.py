@@ -33,6 +33,11 @@ class DelayEstimate:
         self._decay, self._initial, self._fixed = decay, initial, fixed
         self.steps = initial if fixed is None else fixed
 
+    @property
+    def measured(self) -> bool:
+        """Whether the estimate rests on a measurement, or was fixed by the user."""
+        return bool(self._samples) or self._fixed is not None
+
     def record(self, steps: int) -> None:
         """One measured delay: control steps executed between a request and its answer."""
         self._samples.append(steps)

@@ -94,7 +94,8 @@ class Decision(NamedTuple):
         source: where it came from.
         request: what to ask the policy now, with the frame of this step; or None.
         faults: what went wrong since the last tick.
-        age: steps since the frame behind the row was captured; 0 for a hold.
+        age: steps since the frame behind the row was captured; for a hold, what the row that it repeats had
+            when it ran last, so that what was too old to run is not run as a hold.
     """
 
     step: int
@@ -161,6 +162,7 @@ class Scheduler:
         self._retry = False
         self._horizon = 0
         self._joined = 0  # the step in which the newest chunk joined
+        self._age = 0  # of the row that the hold repeats
         self._ran = False  # whether a row of a chunk has run, so that the robot is no longer where it was
         self._hold = hold
         if hold is not None:
@@ -220,9 +222,10 @@ class Scheduler:
                 self._ran = True
                 row = self._hold = plan.rows[index]
                 source = Source(SourceKind.CHUNK, plan.chunk, index)
-                return Decision(step, row, source, request, faults, step - plan.observed_step)
+                self._age = step - plan.observed_step
+                return Decision(step, row, source, request, faults, self._age)
         held = self._held()
-        return Decision(step, held, self._holding(), request, faults)
+        return Decision(step, held, self._holding(), request, faults, self._age)
 
     def _held(self) -> Array | None:
         if self._hold is not None and self.layout.zero_hold is not None:
@@ -262,12 +265,11 @@ class Scheduler:
             row, column = (int(index[0]) for index in np.nonzero(~np.isfinite(rows)))
             name = self.layout.names[column]
             return Fault(FaultKind.NOT_FINITE, flight.id, f"row {row}, {name} is {rows[row, column]}")
-        # The robot stood still while the policy started: what it saw then is what there is to see now.
-        anchored = self._on_arrival and not self._ran and chunk.first_step is None
-        observed_step = step if anchored else flight.step
-        first_step = chunk.first_step
-        if first_step is None:
-            first_step = observed_step if self.strategy.aligned else step
+        # A robot that stood still since the request saw then what there is to see now: while the policy
+        # started, or waited for by design.
+        stood = not self.strategy.aligned or (self._on_arrival and not self._ran)
+        observed_step = step if stood and chunk.first_step is None else flight.step
+        first_step = observed_step if chunk.first_step is None else chunk.first_step
         if not flight.step <= first_step <= step + MAX_ROWS:
             detail = f"starts at step {first_step}, was asked for at step {flight.step}"
             return Fault(FaultKind.MALFORMED, flight.id, detail)
@@ -312,8 +314,11 @@ class Scheduler:
         plan, newest = self._plan, self._next or self._plan
         remaining = max(newest.end - step, 0) if newest is not None else 0
         waited = step - newest.observed_step if newest is not None else 0
-        timing = Timing(step, self.delay.steps, self._horizon, waited, remaining, step - self._joined)
-        if not (newest is None or self._retry or self.strategy.wants(timing)):
+        timing = Timing(
+            step, self.delay.steps, self._horizon, waited, remaining, step - self._joined, self.delay.measured
+        )
+        again = self._retry and not (self.strategy.waits and remaining)
+        if not (newest is None or again or self.strategy.wants(timing)):
             return None, None
         ask = self.strategy.ask(plan if plan is not None and plan.end > step else None, timing)
         request = ChunkRequest(

@@ -24,6 +24,7 @@ class Timing(NamedTuple):
         waited: steps since the request behind the newest chunk was made.
         remaining: rows of the plan from `step` on, the one that runs now included.
         joined: steps since the newest chunk joined the plan.
+        measured: whether `delay` was measured, or is a first guess.
     """
 
     step: int
@@ -32,6 +33,7 @@ class Timing(NamedTuple):
     waited: int
     remaining: int
     joined: int = 0
+    measured: bool = True
 
 
 class Ask(NamedTuple):
@@ -86,10 +88,10 @@ class Strategy:
 
     def wants(self, timing: Timing) -> bool:
         """Whether to ask now; called only while no request is in flight."""
-        if self.steps_before_request is None:
-            due = timing.waited >= max(self.execution_horizon, 1)
-        else:
+        if self.steps_before_request is not None:
             due = timing.joined >= self.steps_before_request
+        else:  # no time to lose before it is known how long an answer takes
+            due = timing.waited >= (max(self.execution_horizon, 1) if timing.measured else 1)
         return due or timing.remaining <= timing.delay + self.margin
 
     def ask(self, plan: Plan | None, timing: Timing) -> Ask:

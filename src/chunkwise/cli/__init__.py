@@ -75,6 +75,7 @@ def _dispatch(words: list[str]) -> int:
 
         raise UsageError(f"no command {name!r}{nearest(name, COMMANDS)}; there are: {', '.join(COMMANDS)}")
     command = importlib.import_module(f"chunkwise.cli.{name}")
+    _end_on_termination()
     return int(command.main(rest))
 
 

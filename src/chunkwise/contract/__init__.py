@@ -26,6 +26,7 @@ from chunkwise.contract.kinds import (
     register_command_kind,
 )
 from chunkwise.contract.layout import Layout, Slot, robot_layout
+from chunkwise.contract.observation import observation_problems
 from chunkwise.contract.rotations import Rotation
 from chunkwise.contract.specs import (
     KNOWN_COMPONENT_TYPES,
@@ -89,6 +90,7 @@ __all__ = [
     "is_custom_command_kind_name",
     "is_known_command_kind",
     "nearest",
+    "observation_problems",
     "register_command_kind",
     "robot_layout",
     "spec_of_answer",

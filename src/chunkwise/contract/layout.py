@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chunkwise.contract.errors import BindingError, InterfaceValidationError, nearest
 from chunkwise.contract.kinds import Hold, Motion, get_command_kind_spec
-from chunkwise.contract.rotations import Rotation
+from chunkwise.contract.rotations import IDENTITY, Rotation, from_quaternion
 from chunkwise.contract.specs import ComponentSpec, RobotSpec
 from chunkwise.contract.values import Action, Command, Frame, trusted_command
 
@@ -77,6 +77,10 @@ class Layout:
         self.names = [name for slot in self.slots for name in slot.names]
         mask = np.array([slot.hold is Hold.ZERO for slot in self.slots for _ in range(slot.dim)], dtype=bool)
         self.zero_hold: NDArray[np.bool_] | None = mask if mask.any() else None
+        self._zero = np.zeros(self.width)  # no motion; no turn is not always written as zeros
+        for slot in self.slots:
+            if slot.rotation is not None:
+                self._zero[slot.start + 3 : slot.stop] = from_quaternion(IDENTITY, slot.rotation)
         self._pieces = [(slot.component, slot.command, slot.start, slot.stop) for slot in self.slots]
 
     def slot(self, component: str) -> Slot:
@@ -132,21 +136,26 @@ class Layout:
         """The row that holds still after `last` was sent: targets repeat, deltas and velocities are zero."""
         if self.zero_hold is None:
             return last
-        return np.where(self.zero_hold, 0.0, last)
+        return np.where(self.zero_hold, self._zero, last)
 
     def measured(self, frame: Frame) -> Array | None:
-        """The row that holds the robot where it is, or None where its state does not tell.
+        """The row that holds the robot where it is, or None where its state does not tell."""
+        row = self.standing(frame)
+        return row if np.isfinite(row).all() else None
+
+    def standing(self, frame: Frame) -> Array:
+        """The row that holds the robot where it is; NaN for components whose state does not tell.
 
         A target kind needs the component's measured values, in the same number and unit, under its name.
         """
-        row = np.zeros(self.width)
+        row = self._zero.copy()
         for slot in self.slots:
             if slot.hold is Hold.ZERO:
                 continue
             value = frame.state.get(slot.component)
             joint_like = slot.motion is Motion.TARGET and not slot.command.startswith("cartesian")
             if value is None or not joint_like or value.shape != (slot.dim,) or not np.isfinite(value).all():
-                return None
+                value = np.full(slot.dim, np.nan)
             row[slot.columns] = value
         return row
 

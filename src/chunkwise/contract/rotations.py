@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+IDENTITY = np.array([0.0, 0.0, 0.0, 1.0])
+"""No rotation, as a unit quaternion x y z w."""
+
 
 class Rotation(StrEnum):
     """How a rotation is written in a value, after the three numbers of the position."""

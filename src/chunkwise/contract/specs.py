@@ -244,6 +244,8 @@ def validate_policy_spec(spec: PolicySpec) -> None:
     _distinct([output.target for output in spec.outputs], "policy: output targets")
     if spec.action_horizon is not None:
         _positive(spec.action_horizon, "policy.action_horizon")
+    if spec.control_hz is not None and not spec.control_hz > 0:
+        raise InterfaceValidationError(f"policy.control_hz must be above zero, got {spec.control_hz}")
 
 
 def _name(value: object, where: str) -> None:

@@ -69,7 +69,7 @@ class Reader:
         first = max(self._next, written - ring.capacity)
         events = [ring._events[index % ring._places] for index in range(first, written)]
         # What the writer reached while we copied may be newer than its place says: those are lost.
-        overrun = max(ring.written - ring.capacity, first) - first
+        overrun = min(max(ring.written - ring.capacity - first, 0), len(events))
         self.lost += first - self._next + overrun
         self._next = written
         return [event for event in events[overrun:] if event is not None]

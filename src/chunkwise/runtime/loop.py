@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from chunkwise.chunking import Scheduler, Tick
+from chunkwise.chunking import FaultKind, Scheduler, Tick
 from chunkwise.robots import Robot
 from chunkwise.runtime.events import EventRing, Turn
 from chunkwise.runtime.pacing import Pacer
 from chunkwise.safety import CLEAR, Gate
 from chunkwise.workers import Worker
+
+MAX_RESTARTS = 4
+"""Times that a worker is restarted before a chunk comes: a thread whose policy hangs can only be left behind."""
 
 
 class ControlLoop:
@@ -39,6 +42,8 @@ class ControlLoop:
         self.robot, self.worker, self.scheduler = robot, worker, scheduler
         self.gate, self.pacer, self.events = gate, pacer, events
         self._beat = beat
+        self._restarts = 0  # since the newest chunk
+        self._chunk = -1
 
     def run(self, *, steps: int | None = None, stop: threading.Event | None = None) -> None:
         """Turn after turn until control step `steps` is reached or `stop` is set."""
@@ -63,6 +68,8 @@ class ControlLoop:
             frame.timestamp_ns = int(now * 1e9)
         decision = self.scheduler.tick(Tick(step, self.worker.arrivals()))
         request = decision.request
+        if any(fault.kind is FaultKind.LOST for fault in decision.faults):
+            self._restart_worker()
         if request is not None:
             request.request_time_s = now
             self.worker.submit(frame, request)
@@ -72,6 +79,8 @@ class ControlLoop:
                 decision = self.scheduler.tick(Tick(self.pacer.step_now(), at_once, may_ask=False))
                 decision = decision._replace(request=request, faults=faults + decision.faults)
         sent, verdict = None, CLEAR
+        if decision.source.chunk > self._chunk:
+            self._chunk, self._restarts = decision.source.chunk, 0
         if decision.row is not None:
             sent, verdict = self.gate.check(decision.row, age_s=decision.age * self.pacer.period_s)
         if sent is not None:
@@ -79,3 +88,9 @@ class ControlLoop:
         turn = Turn(decision.step, now, self.pacer.late_s, decision, sent, verdict)
         self.events.emit(turn)
         return turn
+
+    def _restart_worker(self) -> None:
+        """A policy that hangs hears of nothing any more: its request is lost, the next one gets a new worker."""
+        if self._restarts < MAX_RESTARTS:
+            self._restarts += 1
+            self.worker.restart()

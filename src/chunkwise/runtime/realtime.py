@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+from contextlib import suppress
 
 
 def enable(priority: int = 20) -> list[str]:
@@ -20,7 +21,8 @@ def enable(priority: int = 20) -> list[str]:
     """
     said = []
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        # threads made later do not inherit it: they would compete with the loop
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
         said.append(f"SCHED_FIFO at priority {priority}")
     except (AttributeError, PermissionError, OSError) as error:
         said.append(f"no SCHED_FIFO ({error}); as root, or with CAP_SYS_NICE or an rtprio limit, it is granted")
@@ -29,6 +31,15 @@ def enable(priority: int = 20) -> list[str]:
     gc.freeze()  # what exists now is never scanned again: shorter pauses later
     said.append("garbage collector: what exists is frozen")
     return said
+
+
+def disable() -> None:
+    """Give the calling thread its ordinary scheduling back, and let the collector and the memory move again."""
+    with suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).munlockall()
+    gc.unfreeze()
 
 
 def _lock_memory() -> str:

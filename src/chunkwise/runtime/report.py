@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from chunkwise.chunking import SourceKind
+from chunkwise.chunking import FaultKind, SourceKind
 from chunkwise.contract import Layout, Motion
 from chunkwise.contract.values import Array
 from chunkwise.runtime.events import Turn
 from chunkwise.runtime.pacing import Histogram, Pacer
 from chunkwise.safety import Gate
+
+MAX_TURNS = 60_000
+"""Newest turns that are kept, for seams and jerk; at 50 Hz twenty minutes.  Counts are of the whole run."""
 
 
 @dataclass(slots=True)
@@ -70,35 +74,70 @@ class Report:
         return asdict(self)
 
 
-def report(turns: list[Turn], pacer: Pacer, gate: Gate) -> Report:
+class Tally:
+    """Counts of a run of any length, turn by turn."""
+
+    def __init__(self) -> None:
+        self.steps = self.requests = self.chunks = 0
+        self.sources: Counter[SourceKind] = Counter()
+        self.faults: Counter[FaultKind] = Counter()
+        self.details: dict[str, str] = {}
+        self.delays: deque[int] = deque(maxlen=MAX_TURNS)
+        self._asked: dict[int, int] = {}
+        self._newest = -1
+
+    def add(self, turns: Iterable[Turn]) -> None:
+        """Count further turns, in order."""
+        for turn in turns:
+            decision = turn.decision
+            self.steps += 1
+            self.sources[decision.source.kind] += 1
+            for fault in decision.faults:
+                self.faults[fault.kind] += 1
+                self.details.setdefault(str(fault.kind), fault.detail)
+            if decision.request is not None:
+                self.requests += 1
+                self._asked[decision.request.id] = decision.request.request_step
+            if decision.source.chunk > self._newest:
+                self._join(decision.source.chunk, turn.step)
+
+    def _join(self, chunk: int, step: int) -> None:
+        """A chunk's first row runs; the delay of the first chunk is a start and no measurement."""
+        self.chunks += 1
+        if self._newest >= 0 and chunk in self._asked:
+            self.delays.append(step - self._asked[chunk])
+        self._newest = chunk
+        self._asked = {request: asked for request, asked in self._asked.items() if request > chunk}
+
+
+def report(turns: list[Turn], pacer: Pacer, gate: Gate, tally: Tally | None = None) -> Report:
     """Measure a run.
 
     Args:
-        turns: all of its turns, in order.
+        turns: its turns, or the newest of them, in order.
         pacer, gate: as they are after it.
+        tally: of all its turns; None counts `turns`.
     """
-    kinds = Counter(turn.decision.source.kind for turn in turns)
-    faults = [fault for turn in turns for fault in turn.decision.faults]
-    details: dict[str, str] = {}
-    for fault in faults:
-        details.setdefault(str(fault.kind), fault.detail)
-    delays = _delays(turns)
+    if tally is None:
+        tally = Tally()
+        tally.add(turns)
     commands, seams = sent_rows(turns)
+    delays = list(tally.delays)
     return Report(
         control_hz=pacer.control_hz,
         control_hz_achieved=round(pacer.achieved_hz, 4),
-        steps=len(turns),
+        steps=tally.steps,
         missed_periods=pacer.missed,
         late_periods=pacer.late,
         lateness_s=_quantiles(pacer.lateness),
         busy_s=_quantiles(pacer.busy),
-        starved_steps=kinds[SourceKind.STARVED],
-        waiting_steps=kinds[SourceKind.WAIT],
-        faults=len(faults),
-        faults_by_kind={str(kind): count for kind, count in Counter(f.kind for f in faults).items()},
-        fault_details=details,
-        requests=sum(turn.decision.request is not None for turn in turns),
-        chunks=len({turn.decision.source.chunk for turn in turns} - {-1}),
+        starved_steps=tally.sources[SourceKind.STARVED],
+        waiting_steps=tally.sources[SourceKind.WAIT],
+        faults=tally.faults.total(),
+        faults_by_kind={str(kind): count for kind, count in tally.faults.items()},
+        fault_details=tally.details,
+        requests=tally.requests,
+        chunks=tally.chunks,
         delay_steps={
             "min": float(min(delays, default=0)),
             "median": float(np.median(delays)) if delays else 0.0,
@@ -110,7 +149,7 @@ def report(turns: list[Turn], pacer: Pacer, gate: Gate) -> Report:
     )
 
 
-def sent_rows(turns: list[Turn]) -> tuple[Array, list[int]]:
+def sent_rows(turns: Iterable[Turn]) -> tuple[Array, list[int]]:
     """The commands as sent, ``(n, width)``, and the indices at which another chunk's rows took over."""
     sent = [turn for turn in turns if turn.sent is not None]
     seams, last = [], -1
@@ -157,19 +196,3 @@ def jerk(commands: Array, layout: Layout, control_hz: float) -> float:
 
 def _quantiles(durations: Histogram) -> dict[str, float]:
     return {"p50": durations.quantile(0.5), "p99": durations.quantile(0.99), "max": durations.max_s}
-
-
-def _delays(turns: list[Turn]) -> list[int]:
-    """Steps between the request and the first row of every chunk that ran, but the first."""
-    asked: dict[int, int] = {}
-    delays: list[int] = []
-    newest = -1
-    for turn in turns:
-        request, chunk = turn.decision.request, turn.decision.source.chunk
-        if request is not None:
-            asked[request.id] = request.request_step
-        if chunk > newest:
-            if newest >= 0 and chunk in asked:
-                delays.append(turn.step - asked[chunk])
-            newest = chunk
-    return delays

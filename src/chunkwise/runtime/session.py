@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from chunkwise import plugins
 from chunkwise.chunking import DelayEstimate, Scheduler, Strategy
 from chunkwise.contract import (
@@ -16,7 +18,9 @@ from chunkwise.contract import (
     Frame,
     InterfaceValidationError,
     PolicySpec,
+    RobotFailed,
     connect,
+    observation_problems,
     spec_of_answer,
 )
 from chunkwise.policies import BoundPolicy, Policy
@@ -25,13 +29,11 @@ from chunkwise.runtime import realtime
 from chunkwise.runtime.events import EventRing, Turn
 from chunkwise.runtime.loop import ControlLoop
 from chunkwise.runtime.pacing import Pacer
-from chunkwise.runtime.report import Report, report
+from chunkwise.runtime.report import MAX_TURNS, Report, Tally, report
 from chunkwise.safety import Gate, Watchdog
-from chunkwise.workers import Infer, Worker
+from chunkwise.workers import Worker
 
 MONITOR_PERIOD_S = 0.1
-MAX_TURNS = 1_000_000
-"""Turns that a run remembers for its report; at 50 Hz over five hours.  A longer run reports its newest ones."""
 
 
 class Session:
@@ -79,9 +81,9 @@ class Session:
         self._make_worker = plugins.load("workers", worker) if isinstance(worker, str) else worker
         self._control_hz, self._latency_s, self._realtime = control_hz, latency_s, realtime
         self._timeouts = inference_timeout_s, start_timeout_s
-        self._max_plan_age_s, self._delay = max_plan_age_s, delay
+        self._max_plan_age_s, self._delay = max_plan_age_s, delay or DelayEstimate()
         self._clock, self._sleep, self._say = clock, sleep, on_message
-        self._watchdog = Watchdog(watchdog_s)
+        self._watchdog_s = watchdog_s
         self._closed = False
         self.events = EventRing()
         self.turns: list[Turn] = []
@@ -110,43 +112,63 @@ class Session:
             raise
 
     def _open(self) -> None:
-        robot, spec = self.robot, self.robot.spec
-        frame = robot.observe()
+        frame = self._observe()
         binding = self._bind(frame)
         self._say(binding.describe())
         hz = self._rate(binding.policy)
-        warmup = getattr(self.policy, "warmup", None)
-        if warmup is not None:
-            warmup()
-        reset = getattr(self.policy, "reset", None)
-        if reset is not None:
-            reset()
-        infer: Infer = BoundPolicy(self.policy, binding)
-        start = binding.layout.measured(frame)
-        timeout, start_timeout = (max(round(seconds * hz), 1) for seconds in self._timeouts)
+        call_if_there(self.policy, "warmup")
         self.binding = binding
         self.pacer = Pacer(hz, clock=self._clock, sleep=self._sleep)
-        self.gate = Gate(binding.layout, 1 / hz, start=start, max_plan_age_s=self._max_plan_age_s)
-        self.scheduler = Scheduler(
-            binding.layout,
-            self.strategy,
-            delay=self._delay,
-            timeout_steps=timeout,
-            start_timeout_steps=start_timeout,
-            hold=start,
-        )
-        self.worker = self._make_worker(infer, latency_s=self._latency_s)
-        self.loop = ControlLoop(
-            robot, self.worker, self.scheduler, self.gate, self.pacer, self.events, self._watchdog.beat
-        )
+        self.watchdog = Watchdog(max(self._watchdog_s, 2 * self.pacer.period_s))
+        self.worker = self._make_worker(BoundPolicy(self.policy, binding), latency_s=self._latency_s)
         horizon_s = (binding.policy.action_horizon or 0) / hz
         if horizon_s > self._max_plan_age_s:
             self._say(
                 f"a chunk covers {horizon_s:.3g} s, the gate refuses rows older than max_plan_age_s = "
                 f"{self._max_plan_age_s:g} s: the last ones will not run"
             )
-        if start is None and spec.components:
-            self._say("the robot's state does not say where it stands: nothing is sent before the first chunk")
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an episode where the robot stands now: no plan, nothing under way; the delay stays known.
+
+        Raises:
+            RobotFailed: the observation is not what the robot's spec declares.
+        """
+        call_if_there(self.policy, "reset")
+        self.worker.restart()
+        layout, hz = self.binding.layout, self.pacer.control_hz
+        frame = self._observe()  # now: loading and warming up took a while, and a real arm sags or is moved
+        hold, standing = layout.measured(frame), layout.standing(frame)
+        timeout, start_timeout = (max(round(seconds * hz), 1) for seconds in self._timeouts)
+        self.pacer.reset()
+        self.gate = Gate(layout, self.pacer.period_s, start=standing, max_plan_age_s=self._max_plan_age_s)
+        self.scheduler = Scheduler(
+            layout,
+            self.strategy,
+            delay=self._delay,
+            timeout_steps=timeout,
+            start_timeout_steps=start_timeout,
+            hold=hold,
+        )
+        self.loop = ControlLoop(
+            self.robot, self.worker, self.scheduler, self.gate, self.pacer, self.events, self.watchdog.beat
+        )
+        self._fresh = True
+        if hold is None and self.robot.spec.components:
+            unknown = [slot.component for slot in layout.slots if np.isnan(standing[slot.columns]).any()]
+            self._say(
+                f"the robot's state does not say where {', '.join(unknown)} stands: its first command may go "
+                "anywhere within its limits, and nothing is sent before the first chunk"
+            )
+
+    def _observe(self) -> Frame:
+        frame = self.robot.observe()
+        problems = observation_problems(self.robot.spec, frame, every_component=False)
+        if problems:
+            name, listed = self.robot.spec.name, "; ".join(problems)
+            raise RobotFailed(f"robot {name!r} observes otherwise than it declares: {listed}")
+        return frame
 
     def _bind(self, frame: Frame) -> Binding:
         spec = getattr(self.policy, "spec", None)
@@ -173,26 +195,40 @@ class Session:
         stop: threading.Event | None = None,
         on_progress: Callable[[list[Turn]], None] | None = None,
     ) -> Report:
-        """Drive the robot; Ctrl-C ends the run and still reports it.
+        """Drive the robot for an episode; Ctrl-C ends it and still reports it.  Another run is another episode.
 
         Args:
             seconds: how long; None runs until `stop` is set or Ctrl-C.
             stop: ends the run when set.
             on_progress: called now and then, from another thread, with the turns so far.
         """
+        if not self._fresh:
+            self.reset()
+        self._fresh = False
         steps = None if seconds is None else max(round(seconds * self.pacer.control_hz), 1)
-        reader = self.events.reader()
+        reader, tally = self.events.reader(), Tally()
         self.turns = []
+
+        def collect() -> None:
+            fresh = reader.take()
+            tally.add(fresh)
+            self.turns += fresh
+            del self.turns[:-MAX_TURNS]
+
         done = threading.Event()
 
         def monitor() -> None:
+            show = on_progress
             while not done.wait(MONITOR_PERIOD_S):
-                self.turns += reader.take()
-                del self.turns[:-MAX_TURNS]
-                if on_progress is not None:
-                    on_progress(self.turns)
-                if self._watchdog.trip(self._clock()):
+                if self.watchdog.trip(self._clock()):
                     self._stalled()
+                collect()
+                try:
+                    if show is not None:
+                        show(self.turns)
+                except Exception as error:  # noqa: BLE001  whoever looks on must not end the watch
+                    show = None
+                    self._say(f"on_progress raised {type(error).__name__}: {error}; it is not called again")
 
         thread = threading.Thread(target=monitor, name="chunkwise-monitor", daemon=True)
         thread.start()
@@ -207,25 +243,29 @@ class Session:
         finally:
             done.set()
             thread.join()
-        self.turns += reader.take()
-        made = report(self.turns, self.pacer, self.gate)
+            if self._realtime:
+                realtime.disable()
+            self._rest()
+        collect()
+        made = report(self.turns, self.pacer, self.gate, tally)
         made.interrupted, made.events_lost = interrupted, reader.lost
-        made.watchdog_trips = self._watchdog.trips
-        score: Callable[[], dict[str, Any]] | None = getattr(self.robot, "score", None)
-        if score is not None:
-            made.score = score()
+        made.watchdog_trips = self.watchdog.trips
+        made.score = call_if_there(self.robot, "score") or {}
         return made
 
-    def restart_worker(self) -> None:
-        """Give up the inference that runs, as after a policy that hangs; the plan runs on meanwhile."""
-        self.worker.restart()
-        self.scheduler.reconnect()
+    def _rest(self) -> None:
+        """The last command of a run, however it ends: a velocity goes on until it is told otherwise."""
+        row = self.gate.hold() if self.binding.layout.zero_hold is not None else None
+        if row is None:
+            return
+        try:
+            self.robot.act(self.binding.layout.action(row))
+        except Exception as error:  # noqa: BLE001  what ended the run is the news, not this
+            self._say(f"the robot did not take its last hold: {type(error).__name__}: {error}")
 
     def _stalled(self) -> None:
-        self._say(f"the control loop has stood still for {self._watchdog.timeout_s:g} s")
-        stop: Callable[[], None] | None = getattr(self.robot, "stop", None)
-        if stop is not None:
-            stop()
+        call_if_there(self.robot, "stop")
+        self._say(f"the control loop has stood still for {self.watchdog.timeout_s:g} s")
 
     def close(self) -> None:
         """Stop the worker, then let go of the policy and the robot.  Twice is fine."""
@@ -236,8 +276,12 @@ class Session:
         if worker is not None:
             worker.close()
         try:
-            close = getattr(self.policy, "close", None)
-            if close is not None:
-                close()
+            call_if_there(self.policy, "close")
         finally:
             self.robot.close()
+
+
+def call_if_there(owner: object, name: str) -> Any:
+    """What an optional method of a port returns; None where its owner has none."""
+    method = getattr(owner, name, None)
+    return None if method is None else method()

@@ -9,11 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from chunkwise.contract import Hold, Layout, Motion, Slot
-from chunkwise.contract.rotations import angle_between, from_quaternion, interpolate
+from chunkwise.contract.rotations import IDENTITY, angle_between, from_quaternion, interpolate
 from chunkwise.contract.values import Array
-
-IDENTITY = np.array([0.0, 0.0, 0.0, 1.0])
-"""No rotation, as a unit quaternion x y z w."""
 
 
 class Rule(StrEnum):
@@ -52,8 +49,8 @@ class Gate:
     Args:
         layout: of the rows, with the limits.
         period_s: the control period.
-        start: the row that the robot stands at, which the first command's travel counts from; None lets the
-            first command go anywhere within the limits.
+        start: the row that the robot stands at, which the first command's travel counts from; where it is NaN,
+            or all of it None, the first command may go anywhere within the limits.
         max_plan_age_s: rows predicted from an older observation are refused.
     """
 
@@ -103,14 +100,24 @@ class Gate:
         last = self._last
         if last is not None:
             origin = last * self._from_last
-            sent = np.minimum(np.maximum(inside, origin - self._reach), origin + self._reach)
+            # fmax and fmin, unlike maximum and minimum, let a number pass by an origin that is NaN: not known
+            sent = np.fmin(np.fmax(inside, origin - self._reach), origin + self._reach)
             for slot in self._turning:
                 self._turn(slot, last, sent)
+        sent.flags.writeable = False  # the robot's driver gets views of it, and the next command counts from it
         self._last = sent
         if (sent == row).all():
             return sent, CLEAR
         broken = self._compare(row, inside, Rule.LIMIT) + self._compare(inside, sent, Rule.SLEW)
         return sent, self._count(broken)
+
+    def hold(self) -> Array | None:
+        """The row that holds the robot after what was sent last; None where that is not known."""
+        if self._last is None or np.isnan(self._last).any():
+            return None
+        self._last = self.layout.hold(self._last)
+        self._last.flags.writeable = False
+        return self._last
 
     def _turn(self, slot: Slot, last: Array, sent: Array) -> None:
         """Limit a rotation by its angle: clipping its numbers one by one would bend its axis."""
@@ -124,9 +131,7 @@ class Gate:
             sent[turn] = interpolate(origin, sent[turn], share, slot.rotation)
 
     def _refuse(self, broken: list[tuple[str, Rule]]) -> tuple[Array | None, Verdict]:
-        if self._last is not None:
-            self._last = self.layout.hold(self._last)
-        return self._last, self._count(broken)
+        return self.hold(), self._count(broken)
 
     def _compare(self, before: Array, after: Array, rule: Rule) -> list[tuple[str, Rule]]:
         changed = before != after

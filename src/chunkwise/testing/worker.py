@@ -6,7 +6,6 @@ is given `PATIENCE_S`, which only a failing check ever uses up.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +92,17 @@ class WorkerConformance:
         with self._hanging() as (worker, _):
             answers = _in_time(worker.arrivals, "arrivals() waited for the policy")
             assert len(answers) == 0, "a policy that has not answered has not answered"
+
+    def test_wait_ends_when_an_answer_is_there(self) -> None:
+        with self._worker(_answer) as worker:
+            worker.submit(Frame(), ChunkRequest(0))
+            assert worker.wait(PATIENCE_S), "wait() ends with True once there is an answer"
+            assert worker.wait(0.0), "waiting does not collect the answer"
+            assert len(worker.arrivals()) == 1, "after wait() the answer is there to collect"
+        if self._runs_in_line():
+            return
+        with self._hanging() as (worker, _):
+            assert not worker.wait(0.0), "wait() ends with False when its time is over"
 
     def test_the_newest_waiting_request_replaces_the_older_one(self) -> None:
         if self._runs_in_line():
@@ -187,9 +197,9 @@ def _collect(worker: Worker, count: int) -> list[Answer]:
     answers: list[Answer] = []
     deadline = time.monotonic() + PATIENCE_S
     while len(answers) < count:
+        worker.wait(max(deadline - time.monotonic(), 0.0))
         answers += worker.arrivals()
         assert time.monotonic() < deadline, f"of {count} requests only {len(answers)} were answered"
-        os.sched_yield()
     return answers
 
 

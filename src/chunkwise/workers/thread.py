@@ -15,6 +15,8 @@ __all__ = ["ThreadWorker"]
 
 MAX_ANSWERS = 64
 """Answers that wait to be collected; a loop that does not collect loses the oldest."""
+CLOSE_WAIT_S = 0.5
+"""How long :meth:`ThreadWorker.close` waits for an inference that runs; one that hangs is left behind."""
 
 
 class ThreadWorker:
@@ -58,11 +60,16 @@ class ThreadWorker:
             return self._changed.wait_for(lambda: bool(self._answers), timeout_s)
 
     def restart(self) -> None:
-        self.close()
+        self._give_up()
         self._answers.clear()
         self._start()
 
     def close(self) -> None:
+        self._give_up()
+        if self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_WAIT_S)  # so that the policy is not closed under its own feet
+
+    def _give_up(self) -> None:
         self._stop.set()
         with self._changed:
             self._waiting = None
@@ -72,8 +79,10 @@ class ThreadWorker:
         # A new event for every thread: an old one that still hangs in its policy finds its own set, and
         # its answer is dropped.
         self._stop = threading.Event()
-        thread = threading.Thread(target=self._run, args=(self._stop,), name="chunkwise-inference", daemon=True)
-        thread.start()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._stop,), name="chunkwise-inference", daemon=True
+        )
+        self._thread.start()
 
     def _run(self, stop: threading.Event) -> None:
         while True:
@@ -85,7 +94,10 @@ class ThreadWorker:
                 assert self._waiting is not None
                 frame, request, submitted = self._waiting
                 self._waiting = None
-            answer = attempt(self._infer, frame, request)
+            try:
+                answer = attempt(self._infer, frame, request)
+            except BaseException as error:  # noqa: BLE001  sys.exit() in a policy ends no more than its answer
+                answer = Answer(request.id, None, f"{type(error).__name__}: {error}")
             del frame
             rest = self._latency_s - (self._clock() - submitted)
             if rest > 0:

@@ -15,8 +15,8 @@ __all__ = ["Rtc"]
 class Rtc(Strategy):
     """Every request carries the running plan from its step on and how much each row of it binds the answer.
 
-    The first ``d`` rows will have run when the answer arrives and weigh 1; up to row ``H - s`` the plan still
-    reaches and its weight falls to 0; the rest is free.  Making a chunk that heeds this is the policy's part
+    The first ``d`` rows will have run when the answer arrives and weigh 1; from there the weight falls to 0 where
+    the plan ends, at row ``H - s``; the rest is free.  Making a chunk that heeds this is the policy's part
     (guided or trained); a policy that cannot simply ignores it, and this is ``switch``.
 
     Attributes:
@@ -33,12 +33,8 @@ class Rtc(Strategy):
         horizon = self.next_horizon(timing)
         if plan is None or timing.remaining <= 0:
             return Ask(horizon, inference_delay=timing.delay)
-        rows = plan.since(timing.step)
-        # what is not planned cannot be kept, and the last s rows are to be new (end = H - s)
-        overlap = min(len(rows), max(timing.horizon - horizon, 0))
-        return Ask(
-            horizon,
-            rows[:overlap],
-            prefix_weights(timing.delay, overlap, self.schedule),
-            timing.delay,
-        )
+        # What is not planned cannot be kept.  In the steady state this is H - s rows: s of them have run since
+        # the request that made the plan.
+        rows = plan.since(timing.step)[: timing.horizon]
+        weights = prefix_weights(timing.delay, len(rows), self.schedule)
+        return Ask(horizon, rows, weights, timing.delay)

@@ -172,7 +172,13 @@ class CameraThread:
         self.wait()
 
     def offer(self, time_s: float, take: Callable[[], Snapshot]) -> None:
-        """Take a snapshot at this simulated time if a set of images is due and none is being drawn."""
+        """Take a snapshot at this simulated time if a set of images is due and none is being drawn.
+
+        Raises:
+            RuntimeError: a picture failed.
+        """
+        if self._error is not None:
+            raise self._error
         if time_s >= self._due_s and self._idle.is_set():
             self._give(take())
 
