@@ -9,7 +9,8 @@ export OPENBLAS_NUM_THREADS = 1
 # A notice of pip's about the Python that made the virtual environment is no news to anybody here.
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types unit format bench bench-chunking bench-tick train clean help
+.PHONY: demo test check lint types format train clean help \
+  bench bench-chunking bench-tick bench-run-step bench-recording
 
 help:            ## this page
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -36,10 +37,16 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: bench-tick bench-chunking ## every benchmark
+bench: bench-tick bench-run-step bench-recording bench-chunking ## every benchmark
 
 bench-tick: $(VENV)/.demo     ## what one tick and one turn of the loop cost -> docs/benchmarks/tick.md
 	$(PY) benchmarks/tick.py
+
+bench-run-step: $(VENV)/.demo ## what run_step costs over the bare functions -> docs/benchmarks/run_step.md
+	$(PY) benchmarks/run_step.py
+
+bench-recording: $(VENV)/.demo ## what recording costs, and what a kill -9 costs -> docs/benchmarks/recording.md
+	$(PY) benchmarks/recording.py
 
 bench-chunking: $(VENV)/.demo ## strategies under inference delay -> docs/benchmarks/chunking.md
 	$(PY) benchmarks/chunking.py

@@ -250,3 +250,22 @@ def test_whoever_looks_on_and_fails_does_not_end_the_watch(
         report = session.run(seconds=11.0, on_progress=fail)
     assert report.watchdog_trips == 1
     assert sum("the terminal is gone" in line for line in said) == 1
+
+
+def test_another_run_is_another_episode_and_begins_where_the_robot_stands(
+    robot: Any, clock: SimulatedClock
+) -> None:
+    with simulated(robot, Ramp(), clock) as session:
+        first = session.run(seconds=0.2)
+        gate, scheduler = session.gate, session.scheduler
+        clock.sleep(60.0)
+        second = session.run(seconds=0.2)
+    assert second.steps == first.steps == 10
+    assert second.missed_periods == 0
+    assert session.gate is not gate and session.scheduler is not scheduler
+    assert session.scheduler.delay is scheduler.delay  # what was measured stays known
+
+
+def test_a_watchdog_waits_for_two_periods_at_least(robot: Any, clock: SimulatedClock) -> None:
+    with simulated(robot, Ramp(), clock, watchdog_s=0.001) as session:
+        assert session.watchdog.timeout_s == pytest.approx(0.04)

@@ -24,7 +24,11 @@ def observation_problems(spec: RobotSpec, frame: Frame, *, every_component: bool
         problems.append(str(error))
     wanted = spec.all_state_keys() if every_component else spec.state_keys
     for kind, names, there in (("camera", spec.image_keys, frame.images), ("state", wanted, frame.state)):
-        problems += [f"{kind} {name!r} is missing{nearest(name, there)}" for name in names if name not in there]
+        problems += [
+            f"the robot declares {kind} {name!r}, the frame does not have it{nearest(name, there)}"
+            for name in names
+            if name not in there
+        ]
     for component in spec.components:
         value = frame.state.get(component.name)
         if value is not None and not _measures(component, value.shape):

@@ -86,7 +86,7 @@ def run_step(
     Without a runtime the policy is called in every step, and of a chunk the first action is used.
 
     Args:
-        observe_fn, frame: gives the frame, a Frame or a mapping with ``images`` and ``state``; or the frame itself.
+        observe_fn, frame: gives a Frame, or a mapping with ``images`` and ``state``; or that itself.
         act_fn: sends an action; what it returns, where that is an action, counts as applied.
         act_src_fn: the policy's ``infer(frame, request)``: an Action or a list of Actions.
         execute_action: False only decides.
