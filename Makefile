@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
-PIP = $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP = $(PY) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 # The cores are shared with the control loop: numerical libraries stay on one thread.
 export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1

@@ -84,8 +84,10 @@ def test_check_says_what_does_not_fit(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_check_counts_the_rows_in_which_the_gate_would_step_in(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--robot", "mock", "--policy", "wave", "--policy.amplitude", "9"]) == 0
-    assert "the gate would step in: left_arm, slew, in" in capsys.readouterr().out
+    assert main(["check", "--robot", "mock", "--policy", "wave", "--policy.amplitude", "9"]) == 1
+    out = capsys.readouterr().out
+    assert "the gate would step in: left_arm, slew, in" in out
+    assert "are they in the robot's units" in out
 
 
 def test_list_shows_every_kind_or_one(capsys: pytest.CaptureFixture[str]) -> None:

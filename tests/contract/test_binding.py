@@ -219,7 +219,7 @@ def test_rows_do_not_share_memory_with_the_answer() -> None:
         (np.zeros((MAX_ROWS + 1, 4)), f"more than {MAX_ROWS}"),
         (np.array([["a"] * 4]), "chunk.rows must hold numbers"),
         ([[1.0], [1.0, 2.0]], "chunk.rows must be a rectangular array"),
-        (None, "chunk.rows must hold numbers, got dtype object"),
+        (None, r"infer\(\) returned None"),
         ([], "columns, needs 4"),
         (np.zeros((1, 4), dtype=bool), "chunk.rows must hold numbers"),
         (ActionChunk(np.zeros((1, 4)), 1.5), "chunk.first_step must be an int"),  # type: ignore[arg-type]

@@ -109,7 +109,11 @@ def test_a_robot_that_fails_is_one_line_and_is_closed(files: Path, capsys: pytes
     argv = [*STAGE, "--robot.ends_at", "3", "--robot.how", "ConnectionError"]
     assert main(argv) == 1
     said = capsys.readouterr()
-    assert said.err.splitlines()[-1] == "chunkwise: ConnectionError: bus (--debug shows where)"
+    error, note = said.err.splitlines()[-2:]
+    assert error.startswith("chunkwise: ConnectionError: bus (")
+    assert "stage_robot.py:" in error  # the robot's own file
+    assert "control step" in note
+    assert "control rate" in said.out  # the report of the run that it ended
     assert "the curtain falls" in said.out
     with pytest.raises(ConnectionError):
         main([*argv, "--debug"])
@@ -154,3 +158,21 @@ def test_check_never_moves_the_robot(files: Path, capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert "H=20 rows is too short for a delay of" in out
     assert out.endswith("does not fit\n")
+
+
+def test_a_run_in_which_no_chunk_ran_is_not_a_success(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "none_policy.py").write_text(
+        "from chunkwise.contract import PolicyOutputSpec, PolicySpec\n"
+        "class Failing:\n"
+        "    spec = PolicySpec('failing', [], [], outputs=[PolicyOutputSpec('right_arm', 'joint_position', 7)])\n"
+        "    def infer(self, frame, request):\n"
+        "        raise KeyError('checkpoint')\n"
+    )
+    assert main(["run", "--policy", "none_policy.py:Failing", "--seconds", "0.1"]) == 1
+    assert "no chunk ever ran (policy_failed: KeyError: 'checkpoint')" in capsys.readouterr().err
+
+
+def test_one_adapter_says_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "strategies", "rtc"]) == 0
+    out = capsys.readouterr().out
+    assert "schedule" in out and "default 'exp'" in out

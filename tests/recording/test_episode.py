@@ -389,6 +389,57 @@ def test_a_compressed_file_says_what_cures_it(whole: bytes, tmp_path: Path) -> N
         list(reader)
 
 
+def test_an_image_of_a_frame_that_could_not_be_written_does_not_count_as_shown(tmp_path: Path) -> None:
+    first, second = (np.full((2, 2, 3), k, dtype=np.uint8) for k in (1, 2))
+    with EpisodeWriter(tmp_path / "a.mcap") as made:
+        made.frame(frame(0, head=first))
+        made.frame(Frame({"head": second}, meta={"note": "x" * (5 << 20)}))  # too large
+        made.frame(frame(2))
+        made.frame(frame(3, head=second))
+    images = [record.frame.images.get("head") for record in EpisodeReader(made.path).frames()]
+    assert made.dropped == {"frame": 1} and images[1] is None
+    assert (images[0] == 1).all() and (images[2] == 2).all()
+
+
+def test_a_value_that_changes_while_it_is_written_costs_its_record_and_no_other(tmp_path: Path) -> None:
+    class Changing(dict[str, int]):
+        def items(self) -> Any:
+            raise RuntimeError("dictionary changed size during iteration")
+
+    with EpisodeWriter(tmp_path / "a.mcap") as made:
+        made.frame(Frame(meta={"nested": Changing(a=1)}))
+        made.frame(frame(1))
+    assert made.dropped == {"frame": 1}
+    assert [record.frame.meta for record in EpisodeReader(made.path).frames()] == [{"n": 1}]
+
+
+def test_metadata_of_a_command_that_changes_later_is_recorded_as_it_was(tmp_path: Path) -> None:
+    sent = action(0)
+    with EpisodeWriter(tmp_path / "a.mcap") as made:
+        made.action(sent)
+        sent.commands["arm"].meta["why"] = "later"
+    assert next(EpisodeReader(made.path).actions()).commanded.commands["arm"].meta == {"why": "test"}
+
+
+def test_keys_that_are_no_names_are_left_out_and_the_rest_reads_back(tmp_path: Path) -> None:
+    seen, sent = frame(0), action(0)
+    seen.meta[1] = seen.task[2] = sent.meta[3] = sent.commands["arm"].meta[4] = "x"  # type: ignore[index]
+    with EpisodeWriter(tmp_path / "a.mcap") as made:
+        made.frame(seen)
+        made.action(sent)
+    shown, told, _ = EpisodeReader(made.path)
+    assert isinstance(shown, FrameRecord) and isinstance(told, ActionRecord)
+    assert shown.frame.meta == {"n": 0} and shown.left_out == ["task.2", "meta.1"]
+    assert told.left_out == ["commanded.commands.arm.meta.4", "commanded.meta.3"]
+
+
+def test_a_record_that_is_none_says_where(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "a.mcap") as made:
+        made._put("turn", {"step": 1, "time_s": 10**400, "late_s": 0, "source": ["chunk", 1, 2]})
+    with pytest.raises(RecordingError, match=r"a\.mcap, message 1: .*OverflowError"):
+        list(EpisodeReader(made.path))
+
+
 def test_a_record_of_a_topic_that_is_not_known_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,7 +71,11 @@ def test_what_cannot_be_written_is_named() -> None:
     packed = Packed({"a": {"b": object(), "c": 1}, "n": np.array(["text"]), "k": {1: 2}, "loop": loop})
     made = Unpacker()(memoryview(b"".join(packed.buffers)))
     assert made["a"] == {"b": None, "c": 1}
-    assert made["left_out"][:3] == ["a.b", "n", "k"] and made["left_out"][3].startswith("loop.again")
+    assert (
+        made["left_out"][:3] == ["a.b", "n", "k.1"]
+        and made["k"] == {}
+        and made["left_out"][3].startswith("loop.again")
+    )
 
 
 def test_an_array_that_repeats_is_written_once() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from chunkwise.chunking import Decision, Source, SourceKind
 from chunkwise.chunking.plan import Plan
-from chunkwise.contract import MAX_ROWS, Action, Command, InterfaceValidationError
+from chunkwise.contract import MAX_ROWS, Action, Command, InterfaceValidationError, Layout
 from chunkwise.runtime.actions import ActionRows
 
 
@@ -132,3 +134,17 @@ def test_shown_actions_cannot_be_written_to() -> None:
     rows, plan = joined(actions([1.0, 2.0]))
     with pytest.raises(ValueError, match="read-only"):
         rows.ahead(plan, 0, 1)[0].commands["arm"].value[0] = 9
+
+
+def test_interpolation_that_is_set_while_a_chunk_is_made_is_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, read = ActionRows(0), Layout.row
+
+    def setting(layout: Layout, made: Action) -> Any:
+        rows.between = 3
+        return read(layout, made)
+
+    monkeypatch.setattr(Layout, "row", setting)
+    made = rows.chunk([Action({"arm": Command("joint_position", [float(k)])}) for k in range(4)])
+    assert len(made.rows) == 4 and made.meta["fine"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import pytest
 
@@ -85,4 +86,12 @@ def test_rate_or_period() -> None:
 )
 def test_exactly_one_of_them_and_positive(wrong: dict[str, float]) -> None:
     with pytest.raises(InterfaceValidationError):
+        RealtimeController(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hz": 2e6}, {"hz": "50"}, {"period_s": True}, {"period_s": "x"}, {"period_s": 0.0}]
+)
+def test_a_rate_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InterfaceValidationError, match="1e6 Hz, got"):
         RealtimeController(**wrong)

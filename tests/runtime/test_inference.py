@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 import warnings
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import chunkwise as infra
 from chunkwise.chunking import FaultKind
 from chunkwise.plugins import load
 from chunkwise.runtime import policy_calls
+from chunkwise.runtime.options import HANGS_S
 from chunkwise.testing.world import SimulatedClock, StepWorker
 from chunkwise.workers import Infer
 
@@ -203,6 +206,38 @@ def test_an_action_that_runs_as_predicted_is_the_policys_own() -> None:
     policy.trouble = lambda request: made if request.id < 0 else None
     rig = Rig(policy, delay=3)
     assert rig.run()[0].raw_action is made[0]
+
+
+def test_a_driver_that_writes_to_an_action_changes_no_other_step() -> None:
+    policy = Counting()
+    policy.trouble = lambda request: [action(1)] * 12
+    rig = Rig(policy, mode="sync")
+    told = []
+
+    def doubling(sent: infra.Action) -> None:
+        told.append(sent.commands["arm"].value[0])
+        sent.commands["arm"].value *= 2
+
+    rig.act = doubling  # type: ignore[method-assign,assignment]
+    rig.run(12)
+    assert told == [1] * 12
+
+
+def test_a_policy_that_fills_its_actions_again_does_not_change_what_was_checked() -> None:
+    policy = Counting()
+    made = [action(1) for _ in range(12)]
+
+    def refill(request: infra.ChunkRequest) -> Any:
+        for item in made if request.id == 1 else ():
+            item.commands["arm"].value[:] = np.nan
+        return made
+
+    policy.trouble = refill
+    rig = Rig(policy, delay=3)
+    told = []
+    rig.act = lambda sent: told.append(sent.commands["arm"].value[0])  # type: ignore[method-assign,assignment,return-value]
+    rig.run(12)
+    assert told == [1] * 12
 
 
 def test_nothing_is_sent_where_that_is_asked_for() -> None:
@@ -394,6 +429,14 @@ def test_the_rtc_delay_stays_within_the_window_and_the_prefix_length_does_not() 
     last = rig.policy.requests[-1]
     assert (last.inference_delay, last.prefix_length) == (4, 6)
     assert any("beyond execution_steps=4" in str(item.message) for item in said)
+
+
+def test_where_warnings_are_errors_the_request_goes_out_all_the_same() -> None:
+    rig = Rig(Counting(20), delay=6, enable_rtc=True, execution_steps=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rig.run(60)
+    assert rig.sent == list(range(60)) and rig.policy.steps[-1] > 50
 
 
 def test_rtc_hints_have_the_length_of_the_first_chunk_whatever_comes_later() -> None:
@@ -727,6 +770,18 @@ def test_while_the_policy_fails_the_plan_runs_and_then_the_hold() -> None:
     assert rig.sent[-1] == 39
 
 
+def test_a_driver_may_write_to_a_hold_as_to_any_action() -> None:
+    rig = Rig(failing(*range(99), error=OSError("gpu")), delay=2)
+
+    def shift(sent: infra.Action) -> None:
+        sent.commands["arm"].value += 100
+        rig.told.append(sent)
+
+    rig.act = shift  # type: ignore[method-assign,assignment]
+    assert rig.run(14)[-1].underrun
+    assert rig.sent[10:] == [109] * 4
+
+
 def test_holding_deltas_is_standing_still() -> None:
     policy = failing(*range(99), error=OSError("gpu"))
     policy.kind = "joint_position_delta"
@@ -880,6 +935,25 @@ def test_a_hanging_policy_does_not_stop_the_loop() -> None:
     rig.runtime.close()
 
 
+def test_a_hanging_policy_is_given_up_in_async_also_where_nobody_set_a_time() -> None:
+    policy = Hanging(1)
+    rig, made = threaded(policy)
+    rig.run(2)
+    assert policy.entered.acquire(timeout=LONG_S)
+    period_s = rig.runtime.realtime_controller.period_s
+    results = rig.run(math.ceil(HANGS_S / period_s) + 4)
+    assert infra.PolicyTimedOut in [type(r.error) for r in results]
+    assert made[0].wait(LONG_S)
+    assert rig.run(2)[-1].source == "chunk"
+    policy.release.set()
+    rig.runtime.close()
+
+
+def test_a_time_out_for_what_runs_in_the_step_is_refused() -> None:
+    with pytest.raises(infra.InterfaceValidationError, match="needs another worker"):
+        infra.InferenceRuntime(mode="sync", worker="inline", inference_timeout_s=1.0)
+
+
 def test_threads_that_hang_are_bounded() -> None:
     policy = Hanging(*range(99))
     rig, _ = threaded(policy, inference_timeout_s=0.1)
@@ -929,6 +1003,17 @@ def test_sync_gives_up_in_time_and_holds() -> None:
     rig.runtime.inference_timeout_s = LONG_S
     assert rig.run()[0].source == "chunk"
     rig.runtime.close()
+
+
+def test_a_time_out_that_is_set_later_holds_for_sync_too() -> None:
+    policy = Hanging(-1)
+    policy.hangs.clear()
+    rig = Rig(policy, mode="sync")
+    rig.run()
+    policy.hangs, rig.runtime.inference_timeout_s = {-1}, 0.01
+    with pytest.raises(infra.PolicyTimedOut):
+        rig.run()
+    policy.release.set()
 
 
 @pytest.mark.parametrize("way", ["reset", "close"])
@@ -988,3 +1073,14 @@ def test_the_pause_between_steps_is_on_the_result() -> None:
         frame=rig.observe(), act_fn=rig.act, act_src_fn=rig.policy.infer, runtime=rig.runtime, pace_control=False
     )
     assert result.control_wait_s == 0
+
+
+def test_the_times_of_a_profile_are_on_the_loops_clock(tmp_path: Any) -> None:
+    rig = Rig(delay=3, hz=50.0, profile=True, profile_output_dir=tmp_path)
+    with rig.runtime:
+        rig.run(20)
+    made = json.loads((tmp_path / "runtime_profile.json").read_text())
+    times = [request["accept_time_s"] for request in made["requests"]] + [
+        s["time_s"] for s in made["action_steps"]
+    ]
+    assert all(time is None or 0 <= time <= rig.clock() for time in times)

@@ -281,6 +281,8 @@ class Scheduler:
         fresh = Plan(first_step, rows, flight.id, observed_step)
         running = self._plan if self._plan is not None and self._plan.end > step else None
         joined = self.strategy.join(running, fresh, step, self.layout)
+        if not isinstance(joined, Plan):
+            raise TypeError(f"{type(self.strategy).__name__}.join() must return a Plan, got {joined!r}")
         if joined.first_step > (step if running is None else running.end):
             self._next = joined
         else:

@@ -72,6 +72,9 @@ class Strategy:
     aligned: ClassVar[bool] = True
     """Whether row ``i`` of a chunk runs at the step it was predicted for, or not at all."""
 
+    shares_plan: ClassVar[bool] = False
+    """Whether it counts on a policy that continues the running plan."""
+
     waits: ClassVar[bool] = False
     """Whether the robot waits for the policy by design."""
 

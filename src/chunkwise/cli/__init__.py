@@ -92,6 +92,14 @@ def _say(error: Exception) -> int:
     from chunkwise.plugins import MissingExtra, UnknownAdapter
 
     asked_wrongly = isinstance(error, (UsageError, InterfaceValidationError, UnknownAdapter, MissingExtra))
-    text = str(error) if asked_wrongly else f"{type(error).__name__}: {error} (--debug shows where)"
-    print(f"chunkwise: {text}", file=sys.stderr)
+    text = str(error) if asked_wrongly else f"{type(error).__name__}: {error} ({_where(error)}; --debug shows all)"
+    print("\n".join([f"chunkwise: {text}", *getattr(error, "__notes__", [])]), file=sys.stderr)
     return 2 if asked_wrongly else 1
+
+
+def _where(error: BaseException) -> str:
+    """File, line and function in which an error was raised; a user's own, as often as not."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "nowhere"

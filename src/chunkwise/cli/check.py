@@ -36,7 +36,10 @@ FLAGS = ("robot", "policy", "strategy", "control_hz", "latency_ms")
 
 def main(argv: Sequence[str]) -> int:
     """0 when it fits, 1 when it does not."""
-    description = "Observe once and infer once, and say whether a policy fits a robot; nothing is sent to it."
+    description = (
+        "With a robot and a policy: observe once, infer once, and say whether they fit; nothing is sent. "
+        "With one of them: see whether its spec is valid."
+    )
     parser = Parser("check", description, EXAMPLES)
     settings_of.add_flags(parser, FLAGS)
     settings, _ = settings_of.read(parser, argv)
@@ -47,7 +50,12 @@ def main(argv: Sequence[str]) -> int:
     except InterfaceValidationError as error:
         print(f"does not fit: {error}")
         return 1
-    print("fits" if fits else "does not fit")
+    alone = settings.robot is None or settings.policy is None
+    print(
+        ("its spec is valid; give both --robot and --policy to see whether they fit" if alone else "fits")
+        if fits
+        else "does not fit"
+    )
     return 0 if fits else 1
 
 
@@ -82,6 +90,12 @@ def _try_once(session: Session, settings: Settings) -> bool:
     for (component, rule), count in sorted(session.gate.counts.items()):
         print(f"the gate would step in: {component}, {rule}, in {count} of {len(chunk.rows)} rows")
     if any(rule is Rule.FINITE for _, rule in session.gate.counts):
+        return False
+    most = max((count for (_, rule), count in session.gate.counts.items() if rule is Rule.LIMIT), default=0)
+    if 2 * most > len(chunk.rows):
+        print(
+            "most rows are beyond the limits: are they in the robot's units (degrees for rad), and in its order?"
+        )
         return False
     return _carried(session, len(chunk.rows), took_s, settings.latency_ms / 1e3)
 

@@ -92,7 +92,7 @@ def dotted(argv: Sequence[str], kinds: Iterable[str]) -> tuple[list[str], dict[s
 def options_of(maker: Callable[..., Any]) -> dict[str, Option]:
     """The arguments of a class's constructor that text can express, by name.
 
-    Arguments without a default are objects that the program hands over, unless they are keyword-only.
+    Arguments with neither a default nor a type that text can express are objects that the program hands over.
     """
     try:
         parameters = inspect.signature(maker).parameters.values()
@@ -102,9 +102,9 @@ def options_of(maker: Callable[..., Any]) -> dict[str, Option]:
     found = {}
     for item in parameters:
         required = item.default is item.empty
-        if item.kind in (item.VAR_KEYWORD, item.VAR_POSITIONAL) or (
-            required and item.kind is not item.KEYWORD_ONLY
-        ):
+        if item.kind in (item.VAR_KEYWORD, item.VAR_POSITIONAL, item.POSITIONAL_ONLY):
+            continue
+        if required and item.kind is not item.KEYWORD_ONLY and item.name not in hints:
             continue
         guess = type(item.default) if isinstance(item.default, SCALARS) else Any
         hint = hints.get(item.name, guess)

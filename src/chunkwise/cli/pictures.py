@@ -62,7 +62,7 @@ def timeline(
             low, high = extents[name]  # one scale for all, each around its own middle
             _panel(axes, name, shown, flights(runs[name]), column, (low + high - span) / 2, span)
         panels[0, 0].set_xlim(0, window_s)
-        panels[-1, 0].set_xlabel("time [s]")
+        panels[-1, 0].set_xlabel(f"time [s] within {window_s:g} s from the middle of each run")
         for axes in panels[:, 0]:
             axes.set_ylabel(f"command [{layout.slots[0].unit}]")
         inches = figure.get_figheight()

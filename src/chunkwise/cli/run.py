@@ -43,7 +43,13 @@ def main(argv: Sequence[str]) -> int:
     if settings.json is not None:
         _writable(Path(settings.json))
     report = drive(settings)
-    return 130 if report.interrupted else 0
+    if report.interrupted:
+        return 130
+    if not report.chunks:
+        why = "; ".join(f"{kind}: {detail}" for kind, detail in report.fault_details.items())
+        print(f"chunkwise: no chunk ever ran{f' ({why})' if why else ''}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def drive(settings: Settings) -> Report:
@@ -51,21 +57,30 @@ def drive(settings: Settings) -> Report:
     assert settings.robot is not None and settings.policy is not None
     robot = make_robot(settings.robot, settings.control_hz)
     policy = make_policy(settings.policy, settings.control_hz)
-    with make_session(settings, robot, policy, on_message=_say) as session:
-        _say(
-            f"strategy {settings.strategy.plain()}, worker {settings.worker.plain()}, "
-            f"{session.pacer.control_hz:g} Hz, {settings.latency_ms:g} ms of latency"
-        )
-        progress = Progress(sys.stderr, settings.seconds, session.pacer.period_s)
-        report = session.run(seconds=settings.seconds, on_progress=progress)
-        progress.finish(session.turns)
+    session = make_session(settings, robot, policy, on_message=_say)
+    try:
+        with session:
+            _say(
+                f"strategy {settings.strategy.plain()}, worker {settings.worker.plain()}, "
+                f"{session.pacer.control_hz:g} Hz, {settings.latency_ms:g} ms of latency"
+            )
+            progress = Progress(sys.stderr, settings.seconds, session.pacer.period_s)
+            session.run(seconds=settings.seconds, on_progress=progress)
+            progress.finish(session.turns)
+    finally:  # also when the robot raised: then most of all
+        if session.report is not None:
+            _tell(settings, session.report)
+    assert session.report is not None
+    return session.report
+
+
+def _tell(settings: Settings, report: Report) -> None:
     report.setup = setup(settings)
     if settings.json is not None:
         write_json(Path(settings.json), report.to_dict())
     _say(f"\n{table({settings.strategy.name: report})}")
     if report.interrupted:
         _say("interrupted")
-    return report
 
 
 def setup(settings: Settings) -> dict[str, Any]:

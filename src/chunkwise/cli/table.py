@@ -22,6 +22,8 @@ def _milliseconds(seconds: float) -> str:
 
 def _delays(report: Report) -> str:
     delay = report.delay_steps
+    if report.chunks < 2:  # the first one's is a start and no measurement
+        return "-"
     return f"{delay['min']:.0f} / {delay['median']:.0f} / {delay['max']:.0f}"
 
 
@@ -45,7 +47,7 @@ LINES = (
     Line("chunks run / requested", lambda r: f"{r.chunks} / {r.requests}"),
     Line("delay min / median / max, steps", _delays),
     Line("steps starved", lambda r: str(r.starved_steps)),
-    Line("steps waiting by design", lambda r: str(r.waiting_steps)),
+    Line("steps waiting (start, sync)", lambda r: str(r.waiting_steps)),
     Line("faults", lambda r: f"{r.faults}" + (f" ({_counts(r.faults_by_kind)})" if r.faults else "")),
     Line("seam jump, rad/step", lambda r: f"{r.seam_jump:.4f}"),
     Line("jerk, rad/s^3", lambda r: f"{r.jerk:.0f}"),

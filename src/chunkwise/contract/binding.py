@@ -80,6 +80,11 @@ class Binding:
             InterfaceValidationError: it is none of these, or does not match the policy's spec.
         """
         first_step: int | None = None
+        if answer is None:
+            raise InterfaceValidationError(
+                f"policy {self.policy.name!r}: infer() returned None; it answers rows, an ActionChunk, an Action "
+                "or a list of Actions"
+            )
         if isinstance(answer, ActionChunk):
             first_step, meta, answer = answer.first_step, answer.meta, answer.rows
             if first_step is not None and (isinstance(first_step, bool) or not isinstance(first_step, int)):

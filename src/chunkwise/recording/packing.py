@@ -41,7 +41,8 @@ class Packed:
 
     Attributes:
         buffers: what to write, in order; arrays are copied once, so that no checksum is of bytes that change yet.
-        left_out: paths of values that are neither plain nor arrays of numbers; they became null.
+        left_out: paths of values that are neither plain nor arrays of numbers, which became null, and of values
+            whose key is no name, which are gone.
 
     Args:
         tree: plain values, sequences, mappings with names as keys, and arrays of numbers or booleans.
@@ -88,8 +89,10 @@ class Packed:
         if isinstance(value, np.generic) and value.dtype.kind in "biuf":
             return value.item()
         if len(path) < MAX_DEPTH:
-            if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-                return {str(key): self._plain(item, (*path, str(key))) for key, item in value.items()}
+            if isinstance(value, Mapping):
+                named = {str(key): item for key, item in value.items() if isinstance(key, str)}
+                self.left_out += [".".join(map(str, (*path, key))) for key in value if not isinstance(key, str)]
+                return {key: self._plain(item, (*path, key)) for key, item in named.items()}
             if isinstance(value, (list, tuple)):
                 return [self._plain(item, (*path, index)) for index, item in enumerate(value)]
         self.left_out.append(".".join(map(str, path)))

@@ -66,9 +66,13 @@ class EpisodeReader:
         unpack = Unpacker(remembers=lambda path: path[0] == "images")
         for message in self._messages():
             maker = _MAKERS.get(message.topic)
-            if maker is not None:
-                tree = unpack(memoryview(message.data[0]))
-                yield _decoded(maker, tree, message.time_ns)
+            if maker is None:
+                continue
+            try:
+                record = _decoded(maker, unpack(memoryview(message.data[0])), message.time_ns)
+            except RecordingError as error:
+                raise RecordingError(f"{self.path}, message {message.sequence}: {error}") from error
+            yield record
 
     def __len__(self) -> int:
         """How many records there are; the first time, this reads the file."""
@@ -115,5 +119,5 @@ def _decoded(make: Callable[..., T], *arguments: Any) -> T:
         return make(*arguments)
     except RecordingError:
         raise
-    except (InterfaceValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (InterfaceValidationError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise RecordingError(f"a record is not what it should be: {type(error).__name__}: {error}") from error

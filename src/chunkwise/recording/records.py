@@ -79,7 +79,8 @@ class FrameRecord:
         frame: without the images that were dropped.
         step: the control step it was taken in, or None.
         dropped: cameras whose images were dropped because the disk was too slow.
-        left_out: paths of values in its task and meta that are neither plain nor arrays; they are None.
+        left_out: paths of values in its task and meta that are neither plain nor arrays, which are None, and of
+            values whose key is no name, which are gone.
         time_ns: when it was recorded, wall clock.
     """
 
@@ -299,7 +300,12 @@ def end_of(tree: Tree, time_ns: int) -> EndRecord:
 
 def _commands(action: Action) -> Tree:
     commands = {
-        name: {"command": item.command, "value": item.value.copy(), "ref_frame": item.ref_frame, "meta": item.meta}
+        name: {
+            "command": item.command,
+            "value": item.value.copy(),
+            "ref_frame": item.ref_frame,
+            "meta": dict(item.meta),
+        }
         for name, item in action.commands.items()
     }
     return {"commands": commands, "meta": dict(action.meta)}

@@ -266,8 +266,9 @@ class EpisodeWriter:
     def _packed(self, topic: str, time_ns: int, tree: Tree) -> Message | None:
         try:
             packed = Packed(tree, self._shown.same) if topic == "frame" else Packed(tree)
-        except (ValueError, TypeError, RecursionError):  # what JSON cannot write, or a record that is too large
+        except (ValueError, TypeError, RuntimeError):  # JSON cannot write it, it is too large, or it changes yet
             self._failed[topic] += 1
+            self._shown.forget()
             return None
         if topic == "frame":
             self._shown.commit()
@@ -306,3 +307,8 @@ class _Shown:
     def commit(self) -> None:
         """What was asked about is in the file now."""
         self._last.update(self._next)
+        self.forget()
+
+    def forget(self) -> None:
+        """What was asked about since the last commit is not in the file."""
+        self._next.clear()

@@ -51,7 +51,8 @@ class _Running(NamedTuple):
 class ActionRows:
     """The rows behind a policy's Actions; the layout is read off the first one.
 
-    An action that runs as it was predicted is handed back as the very object the policy made.
+    An action that runs as it was predicted is handed back as the very object the policy made, unless somebody has
+    written to it since: what runs are the numbers that were checked.
 
     Args:
         between: in-between rows after every action but the last, of chunks to come.
@@ -95,7 +96,7 @@ class ActionRows:
                 rows[index] = self._layout.row(action)
             except InterfaceValidationError as error:
                 raise InterfaceValidationError(f"chunk[{index}]: {error}") from error
-        rows = spread(self._layout, rows, self.between)
+        rows = spread(self._layout, rows, fine - 1)  # `between` may be set meanwhile
         rows.flags.writeable = False
         return ActionChunk(rows, None, {"actions": actions, "fine": fine})
 
@@ -138,16 +139,17 @@ class ActionRows:
         like = running.actions[min(number, len(running.actions) - 1)]
         whole = not rest and (running.fine == 1 or self.layout.zero_hold is None)
         # A row of an array that owns its numbers has that array as its base.
-        if whole and (row.base is running.rows or np.array_equal(row, running.rows[index])):
+        planned = whole and (row.base is running.rows or np.array_equal(row, running.rows[index]))
+        if planned and _holds(self.layout, row, like):
             self._last = like
         else:
-            self._last = _dressed(self.layout, row, like)
+            self._last = _dressed(self.layout, row.copy(), like)  # the driver may write to it
         return self._last
 
     def hold(self, row: Array) -> Action:
         """The action that holds; components of which nobody has said how get no command."""
         assert self._last is not None
-        action = _dressed(self.layout, row, self._last)
+        action = _dressed(self.layout, row.copy(), self._last)
         for name in self._silent:
             del action.commands[name]
         return action
@@ -178,6 +180,12 @@ def _dressed(layout: Layout, row: Array, like: Action) -> Action:
         model = like.commands[name]
         command.command, command.ref_frame, command.meta = model.command, model.ref_frame, dict(model.meta)
     return action
+
+
+def _holds(layout: Layout, row: Array, action: Action) -> bool:
+    """Whether an action has exactly the numbers of a row."""
+    commands = action.commands
+    return all(commands[slot.component].value.tobytes() == row[slot.columns].tobytes() for slot in layout.slots)
 
 
 def _turns_unsaid(kind: str, dim: int) -> bool:

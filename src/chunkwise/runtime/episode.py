@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from chunkwise.chunking import Answer, Decision, DelayEstimate, FaultKind, Scheduler, SourceKind, Tick
@@ -58,7 +59,7 @@ class Episode:
         self.options, self.profile = options, profile
         self.in_step = options.mode is InferenceMode.SYNC
         self.step = 0
-        self._made_of = (options.mode, options.worker)
+        self._made_of = (options.mode, options.chosen_worker)
         controller = options.realtime_controller
         self._now = time.perf_counter if controller is None else controller.pacer.now
         self._delay = DelayEstimate(fixed=0) if self.in_step else delay
@@ -84,14 +85,15 @@ class Episode:
         self._scheduler.tick(Tick(0, (Answer(request.id, chunk),), may_ask=False))
         self._rows.join(chunk, request.id, 0, 0)
         self._refreshed = True
+        self.calls.timeout_s = options.running_timeout_s
 
     def retune(self) -> bool:
         """Take over options that were changed; whether that can be done without starting again."""
         options = self.options
-        if self._made_of != (options.mode, options.worker):
+        if self._made_of != (options.mode, options.chosen_worker):
             return False
         options.check_window(self._rows.length)
-        self.calls.timeout_s = options.inference_timeout_s
+        self.calls.timeout_s = options.running_timeout_s
         self._rows.between = options.interpolation_steps
         self._scheduler.strategy = options.strategy()
         return True
@@ -222,11 +224,12 @@ class Episode:
         actions = self._rows.ahead(plan, step, min(window, length))
         actions += [actions[-1]] * (length - len(actions))
         if request.latency_steps > window:
-            warnings.warn(
-                f"the delay of {request.latency_steps} steps is beyond execution_steps={window}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            with suppress(Warning):  # where warnings are errors, the request goes out all the same
+                warnings.warn(
+                    f"the delay of {request.latency_steps} steps is beyond execution_steps={window}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         delay = min(max(request.latency_steps, 1), window)
         request.prev_action_chunk = request.action_prefix = actions
         request.inference_delay, request.execute_horizon = delay, window

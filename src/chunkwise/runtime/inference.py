@@ -5,6 +5,7 @@ The interface is that of inferaxis; the scheduler, the strategies and the worker
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -47,7 +48,8 @@ class InferenceRuntime(RuntimeOptions):
         worker: ``inline``, ``thread``, another worker's name, or anything that makes one; by default inline for
             sync without a time-out, else thread.
         inference_timeout_s: after this an inference, also one that warms up, is given up and asked for again;
-            None waits for ever.  The thread of one that hangs is left behind, a few at most.
+            None waits for ever before the first step and in sync, and ten seconds in async.  The thread of one
+            that hangs is left behind, a few at most.
         on_error: ``hold`` puts a policy's error on the result and goes on with plan or hold; ``raise`` raises
             it as well, after the step was carried out.
 
@@ -183,7 +185,9 @@ class InferenceRuntime(RuntimeOptions):
         if self.profile and self._profile is None:
             from chunkwise.runtime.timeline import LiveProfile
 
-            self._profile = LiveProfile(self)
+            controller = self.realtime_controller
+            clock = time.perf_counter if controller is None else controller.pacer.now
+            self._profile = LiveProfile(self, clock=clock)
         assert self._source is not None
         self._episode = Episode(
             self,

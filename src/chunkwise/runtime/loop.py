@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from chunkwise.chunking import FaultKind, Scheduler, Tick
 from chunkwise.robots import Robot
@@ -63,7 +64,7 @@ class ControlLoop:
         now = self.pacer.now()
         if self._beat is not None:
             self._beat(now)
-        frame = self.robot.observe()
+        frame = self._of_the_robot(step, "observe", self.robot.observe)
         if not frame.timestamp_ns:
             frame.timestamp_ns = int(now * 1e9)
         decision = self.scheduler.tick(Tick(step, self.worker.arrivals()))
@@ -84,10 +85,18 @@ class ControlLoop:
         if decision.row is not None:
             sent, verdict = self.gate.check(decision.row, age_s=decision.age * self.pacer.period_s)
         if sent is not None:
-            self.robot.act(self.scheduler.layout.action(sent))
+            self._of_the_robot(step, "act", self.robot.act, self.scheduler.layout.action(sent))
         turn = Turn(decision.step, now, self.pacer.late_s, decision, sent, verdict)
         self.events.emit(turn)
         return turn
+
+    def _of_the_robot(self, step: int, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What the robot answers; what it raises is told where."""
+        try:
+            return call(*arguments)
+        except Exception as error:
+            error.add_note(f"robot {self.robot.spec.name!r}: {name}() raised in control step {step}")
+            raise
 
     def _restart_worker(self) -> None:
         """A policy that hangs hears of nothing any more: its request is lost, the next one gets a new worker."""

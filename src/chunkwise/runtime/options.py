@@ -15,6 +15,9 @@ from chunkwise.contract import MAX_ROWS, InterfaceValidationError
 from chunkwise.runtime.pacing import RealtimeController
 from chunkwise.workers import Worker
 
+HANGS_S = 10.0
+"""An async policy that has not answered for so long hangs, where the caller said nothing else."""
+
 
 class InferenceMode(StrEnum):
     """Where inference runs: inside the step, or beside it."""
@@ -81,6 +84,10 @@ class RuntimeOptions:
             raise InterfaceValidationError("enable_rtc=True needs execution_steps=...")
         if self.inference_timeout_s is not None:
             _positive(self.inference_timeout_s, "inference_timeout_s")
+            if self.worker == "inline":
+                raise InterfaceValidationError(
+                    'inference_timeout_s needs another worker than "inline": what runs in the step cannot be left'
+                )
         self._ramp()
         if self.control_hz != self._built_hz:
             hz = self.control_hz
@@ -141,10 +148,22 @@ class RuntimeOptions:
             return _load("blend", ensemble_weight=ramp, **timing)
         return _load("rtc" if self.enable_rtc else "switch", **timing)
 
+    @property
+    def running_timeout_s(self) -> float | None:
+        """The time-out once the loop runs: where none was set, async has one all the same."""
+        if self.inference_timeout_s is None and self.mode is InferenceMode.ASYNC:
+            return HANGS_S
+        return self.inference_timeout_s
+
+    @property
+    def chosen_worker(self) -> str | Callable[..., Worker]:
+        """The worker that was asked for; else in line where nothing has to be given up in time."""
+        in_line = self.mode is InferenceMode.SYNC and self.inference_timeout_s is None
+        return self.worker or ("inline" if in_line else "thread")
+
     def make_worker(self, infer: Any) -> Worker:
         """The worker that these options ask for."""
-        in_line = self.mode is InferenceMode.SYNC and self.inference_timeout_s is None
-        chosen = self.worker or ("inline" if in_line else "thread")
+        chosen = self.chosen_worker
         made: Worker = (plugins.load("workers", chosen) if isinstance(chosen, str) else chosen)(infer)
         return made
 

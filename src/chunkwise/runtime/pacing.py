@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from numbers import Real
 
 from chunkwise.contract import InterfaceValidationError
 
@@ -179,9 +180,13 @@ class RealtimeController:
     ) -> None:
         if (hz is None) == (period_s is None):
             raise InterfaceValidationError("RealtimeController takes exactly one of hz and period_s")
-        rate = hz if hz is not None else 1 / period_s if period_s else 0.0
-        if isinstance(rate, bool) or not math.isfinite(rate) or rate <= 0:
-            raise InterfaceValidationError(f"hz or period_s must be positive and finite, got {hz!r}, {period_s!r}")
+        given = hz if hz is not None else period_s
+        number = 0.0 if isinstance(given, bool) or not isinstance(given, Real) else float(given)
+        rate = number if hz is not None or not number else 1 / number
+        if not 0 < rate < 1e6:
+            raise InterfaceValidationError(
+                f"hz or period_s must be a number that means more than 0 and less than 1e6 Hz, got {given!r}"
+            )
         self.pacer = Pacer(rate, clock=clock, sleep=sleeper)
         self.warning_interval_s = warning_interval_s
         self._emit = warning_emitter or (lambda text: warnings.warn(text, RuntimeWarning, stacklevel=4))

@@ -43,6 +43,7 @@ class Report:
         gate: rules broken, by component.
         score: the robot's own account of its task, where it keeps one.
         interrupted: the run was stopped from the keyboard.
+        failure: what the robot raised, which ended the run; empty when nothing did.
     """
 
     control_hz: float
@@ -67,6 +68,7 @@ class Report:
     events_lost: int = 0
     score: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
+    failure: str = ""
     setup: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from chunkwise.contract import (
     ChunkRequest,
     Frame,
     InterfaceValidationError,
+    PolicyFailed,
     PolicySpec,
     RobotFailed,
     connect,
@@ -87,6 +88,7 @@ class Session:
         self._closed = False
         self.events = EventRing()
         self.turns: list[Turn] = []
+        self.report: Report | None = None  # of the newest run, also of one that the robot ended by an error
 
     def __enter__(self) -> Self:
         self.open()
@@ -121,6 +123,11 @@ class Session:
         self.pacer = Pacer(hz, clock=self._clock, sleep=self._sleep)
         self.watchdog = Watchdog(max(self._watchdog_s, 2 * self.pacer.period_s))
         self.worker = self._make_worker(BoundPolicy(self.policy, binding), latency_s=self._latency_s)
+        if self.strategy.shares_plan and not binding.policy.supports_prefix:
+            self._say(
+                f"policy {binding.policy.name!r} does not say that it continues a running plan "
+                f"(PolicySpec(supports_prefix=True)): {type(self.strategy).__name__} then only switches chunks"
+            )
         horizon_s = (binding.policy.action_horizon or 0) / hz
         if horizon_s > self._max_plan_age_s:
             self._say(
@@ -173,7 +180,13 @@ class Session:
     def _bind(self, frame: Frame) -> Binding:
         spec = getattr(self.policy, "spec", None)
         if spec is None:
-            answer = self.policy.infer(frame, ChunkRequest(0))
+            try:
+                answer = self.policy.infer(frame, ChunkRequest(0))
+            except Exception as error:
+                raise PolicyFailed(
+                    f"policy {type(self.policy).__name__!r} has no spec, its first answer would have given one, "
+                    f"and its first inference raised {type(error).__name__}: {error}"
+                ) from error
             spec = spec_of_answer(self.robot.spec, answer, type(self.policy).__name__)
             self._say(f"policy {spec.name!r} has no spec; its first answer gives one")
         return connect(self.robot.spec, spec)
@@ -235,11 +248,13 @@ class Session:
         if self._realtime:  # after every other thread was made: a new one would inherit the priority
             for line in realtime.enable():
                 self._say(line)
-        interrupted = False
+        interrupted, failure = False, None
         try:
             self.loop.run(steps=steps, stop=stop)
         except KeyboardInterrupt:
             interrupted = True
+        except Exception as error:  # noqa: BLE001  raised again below, once the run is reported
+            failure = error
         finally:
             done.set()
             thread.join()
@@ -251,6 +266,10 @@ class Session:
         made.interrupted, made.events_lost = interrupted, reader.lost
         made.watchdog_trips = self.watchdog.trips
         made.score = call_if_there(self.robot, "score") or {}
+        self.report = made
+        if failure is not None:
+            made.failure = "; ".join([f"{type(failure).__name__}: {failure}", *getattr(failure, "__notes__", [])])
+            raise failure
         return made
 
     def _rest(self) -> None:

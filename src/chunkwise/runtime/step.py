@@ -9,9 +9,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import ref
 
+import numpy as np
+
 from chunkwise.chunking import Fault
 from chunkwise.contract import (
     Action,
+    ActionChunk,
     ChunkRequest,
     Frame,
     InterfaceValidationError,
@@ -187,6 +190,11 @@ def as_actions(answer: object) -> list[Action]:
         ]
     raise InterfaceValidationError(
         f"act_src_fn() must return an Action or a non-empty list of Actions, got {type(answer).__name__}"
+        + (
+            ": rows say no names here; Action.single(target=..., command=..., value=row) does"
+            if _rows(answer)
+            else ""
+        )
     )
 
 
@@ -233,6 +241,10 @@ def owner_of(*functions: object) -> object:
     first = next((function for function in functions if function is not None), None)
     owner = getattr(first, "__self__", None)
     return getattr(first, "__code__", first) if owner is None else owner
+
+
+def _rows(answer: object) -> bool:
+    return isinstance(answer, (ActionChunk, np.ndarray))
 
 
 def _item(item: object, index: int) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from chunkwise.chunking.plan import Plan
 from chunkwise.chunking.strategy import Ask, Strategy, Timing
@@ -26,6 +27,8 @@ class Rtc(Strategy):
         Black, Galliker, Levine 2025, "Real-Time Execution of Action Chunking Flow Policies",
         https://arxiv.org/abs/2506.07339, algorithm 1 and equation 5.
     """
+
+    shares_plan: ClassVar[bool] = True
 
     schedule: Schedule = "exp"
 
