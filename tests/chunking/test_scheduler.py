@@ -133,6 +133,22 @@ def test_reset_keeps_the_delay_and_the_numbers_of_requests() -> None:
     assert decision.source.kind is SourceKind.WAIT
 
 
+def test_a_reconnection_forgets_the_delay_and_keeps_the_plan() -> None:
+    made = scheduler()
+    counting_world(made, 16, 5).run(range(40))
+    plan = made.plan
+    assert made.delay.steps == 5
+    made.reconnect()
+    assert made.delay.steps == DelayEstimate().steps and not made.delay.measured
+    decision = made.tick(Tick(40))
+    assert made.plan is plan and decision.source.kind is SourceKind.CHUNK  # the plan runs on
+    assert decision.request is not None  # asked again at once
+    late = made.tick(Tick(41, (Answer(decision.request.id - 1, rows()),)))
+    assert [fault.kind for fault in late.faults] == [FaultKind.STALE]  # of the connection that is gone
+    made.tick(Tick(60, (Answer(decision.request.id, rows(count=40)),)))
+    assert not made.delay.measured  # the first answer after it is warm-up, like the first of all
+
+
 def test_a_hold_that_is_handed_in_is_made_one() -> None:
     hold = np.full(4, 3.0)
     made = Scheduler(rover_layout(), Switch(), hold=hold)

@@ -109,7 +109,7 @@ class EpisodeWriter:
         self._bytes_in = self._bytes_out = 0
         self._sequence = 0
         self._shown = _Shown()
-        self._wake, self._stop = threading.Event(), threading.Event()
+        self._wake, self._stop, self._drained = threading.Event(), threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._file: BinaryIO | None = None
 
@@ -232,8 +232,9 @@ class EpisodeWriter:
                 return True
             if not self._patient or self.error is not None or self._file is None:
                 return False
+            self._drained.clear()
             self._wake.set()
-            time.sleep(1e-3)
+            self._drained.wait(PERIOD_S)  # bounded: a writer that has failed drains nothing any more
 
     def _run(self) -> None:
         try:
@@ -262,6 +263,7 @@ class EpisodeWriter:
             if batch:
                 self._write(batch)
             self._bytes_out += images
+            self._drained.set()
 
     def _packed(self, topic: str, time_ns: int, tree: Tree) -> Message | None:
         try:
