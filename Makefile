@@ -9,8 +9,9 @@ export OPENBLAS_NUM_THREADS = 1
 # A notice of pip's about the Python that made the virtual environment is no news to anybody here.
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check lint types format train clean help \
-  bench bench-chunking bench-tick bench-run-step bench-recording
+
+.PHONY: demo test check dora-env lint types format train clean help \
+  bench bench-chunking bench-tick bench-run-step bench-recording bench-wires
 
 help:            ## this page
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,7 +38,7 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: bench-tick bench-run-step bench-recording bench-chunking ## every benchmark
+bench: bench-tick bench-run-step bench-recording bench-wires bench-chunking ## every benchmark
 
 bench-tick: $(VENV)/.demo     ## what one tick and one turn of the loop cost -> docs/benchmarks/tick.md
 	$(PY) benchmarks/tick.py
@@ -47,6 +48,9 @@ bench-run-step: $(VENV)/.demo ## what run_step costs over the bare functions -> 
 
 bench-recording: $(VENV)/.demo ## what recording costs, and what a kill -9 costs -> docs/benchmarks/recording.md
 	$(PY) benchmarks/recording.py
+
+bench-wires: $(VENV)/.dev    ## what each wire costs beside a bare socket -> docs/benchmarks/wires.md
+	$(PY) benchmarks/wires.py
 
 bench-chunking: $(VENV)/.demo ## strategies under inference delay -> docs/benchmarks/chunking.md
 	$(PY) benchmarks/chunking.py
@@ -65,10 +69,27 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(PY)
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
+# The genuine OpenArm nodes need Python 3.12 and want none of this project's development packages beside them.
+DORA_PYTHON ?= $(shell for found in python3.13 python3.12 $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python; do \
+  "$$found" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$found" && break; done)
+
+dora-env: .venv-dora/.ready .venv-dora-new/.ready ## environments of the OpenArm dataflow, on dora 0.5 and the newest
+
+.venv-dora/.ready: inference/requirements-dora-0.5.txt
+.venv-dora-new/.ready: inference/requirements-dora-1.1.txt
+.venv-dora/.ready .venv-dora-new/.ready:
+	@test -n "$(DORA_PYTHON)" || { echo "the OpenArm nodes need Python 3.12 or newer; none was found. Name one: \
+	make DORA_PYTHON=/path/to/python3.12 dora-env"; exit 1; }
+	@echo "setting up $(@D) (once) ..."
+	@"$(DORA_PYTHON)" -m venv $(@D)
+	$(@D)/bin/python -m pip install -qq --no-deps --requirement $<
+	$(@D)/bin/python -m pip install -qq --no-deps --editable .
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 	@echo "setting up $(VENV) for development (once) ..."
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
 clean:           ## remove what was made here
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-dora .venv-dora-new demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,6 +26,8 @@ KINDS = {
     "strategies": "chunkwise.chunking.strategies",
     "workers": "chunkwise.workers",
     "engines": "chunkwise.engines",
+    "wires": "chunkwise.wires",
+    "transports": "chunkwise.transports",
 }
 
 

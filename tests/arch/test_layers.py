@@ -10,9 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2] / "src" / "chunkwise"
 LAYERS = (
     {"contract"},
-    {"chunking", "safety", "sampling", "tasks", "plugins"},
-    {"robots", "policies", "engines", "workers", "recording"},
+    {"chunking", "safety", "sampling", "tasks", "plugins", "options"},
+    {"wires"},
+    {"robots", "policies", "engines", "workers", "recording", "transports"},
     {"runtime"},
+    {"server"},
     {"cli", "testing"},
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}

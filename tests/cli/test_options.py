@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import pytest
 
-from chunkwise.cli import options, table
-from chunkwise.cli.options import Parser, UsageError, chosen, convert, dotted, options_of
+from chunkwise import options
+from chunkwise.cli import table
+from chunkwise.cli.parser import Parser, dotted
+from chunkwise.options import UsageError, chosen, convert, options_of
 
 
 class Colour(StrEnum):

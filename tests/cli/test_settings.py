@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from chunkwise.cli import settings as settings_of
-from chunkwise.cli.options import Parser, UsageError
+from chunkwise.cli.parser import Parser
 from chunkwise.cli.settings import MAX_CONFIG_BYTES, Choice, Settings
+from chunkwise.options import UsageError
 from chunkwise.plugins import UnknownAdapter
 
 

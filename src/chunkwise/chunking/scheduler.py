@@ -169,18 +169,6 @@ class Scheduler:
             self._hold = self.layout.hold(np.array(hold, dtype=np.float64))
             self._hold.flags.writeable = False
 
-    def reconnect(self) -> None:
-        """The policy is another one, or elsewhere: its delay is unknown and nothing is under way.
-
-        The plan goes on running; the next tick asks again.
-        """
-        self.delay.reset()
-        self._answered = False
-        self._flight = None
-        self._lost.clear()
-        self._asked = -1
-        self._retry = True
-
     @property
     def plan(self) -> Plan | None:
         """The rows that will run if no further answer comes."""
@@ -254,7 +242,9 @@ class Scheduler:
         chunk = answer.chunk
         if chunk is None:
             return Fault(FaultKind.POLICY_FAILED, flight.id, answer.error or "no chunk")
-        if self._answered:
+        if chunk.meta.get("reconnected"):
+            self.delay.reset()  # the policy is another one, or elsewhere, and this answer waited for the way there
+        elif self._answered:
             self.delay.record(step - flight.step)
         self._answered = True
         wrong = self._malformed(chunk)

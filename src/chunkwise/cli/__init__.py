@@ -15,6 +15,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": "a two-armed OpenArm in simulation under three strategies, with a table and pictures",
     "run": "drive a robot with a policy, and report how it went",
+    "serve": "let robots elsewhere ask a policy, over any number of wires at once",
     "check": "see whether a policy fits a robot, without moving it",
     "list": "the robots, policies, strategies, workers and engines there are",
 }
@@ -70,8 +71,8 @@ def _dispatch(words: list[str]) -> int:
         print(f"chunkwise {version('chunkwise')}")
         return 0
     if name not in COMMANDS:
-        from chunkwise.cli.options import UsageError
         from chunkwise.contract.errors import nearest
+        from chunkwise.options import UsageError
 
         raise UsageError(f"no command {name!r}{nearest(name, COMMANDS)}; there are: {', '.join(COMMANDS)}")
     command = importlib.import_module(f"chunkwise.cli.{name}")
@@ -87,8 +88,8 @@ def _end_on_termination() -> None:
 
 def _say(error: Exception) -> int:
     """One line for what the caller can cure, and the kind of error before it for what we did not foresee."""
-    from chunkwise.cli.options import UsageError
     from chunkwise.contract import InterfaceValidationError
+    from chunkwise.options import UsageError
     from chunkwise.plugins import MissingExtra, UnknownAdapter
 
     asked_wrongly = isinstance(error, (UsageError, InterfaceValidationError, UnknownAdapter, MissingExtra))

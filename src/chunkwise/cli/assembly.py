@@ -6,9 +6,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from chunkwise.cli.options import UsageError, options_of
+from chunkwise.chunking import Strategy
 from chunkwise.cli.settings import Choice, Settings, adapter
 from chunkwise.contract import ChunkRequest, Frame
+from chunkwise.options import UsageError, options_of
 from chunkwise.policies import Answer, Policy
 from chunkwise.robots import Robot
 from chunkwise.runtime.session import Session
@@ -34,7 +35,7 @@ def make_robot(choice: Choice, control_hz: float | None = None) -> Robot:
 def make_policy(choice: Choice, control_hz: float | None = None) -> Policy:
     """The policy, of a class, of a function, or as the object that the name stands for."""
     found = adapter("policy", choice.name)
-    if isinstance(found, type):
+    if isinstance(found, (type, functools.partial)):
         policy: Policy = _make("policy", choice, control_hz)
         return policy
     if hasattr(found, "infer"):
@@ -44,12 +45,18 @@ def make_policy(choice: Choice, control_hz: float | None = None) -> Policy:
     raise UsageError(f"policy {choice.name} is neither a class, a function nor an object with infer()")
 
 
+def make_strategy(choice: Choice) -> Strategy:
+    """The strategy."""
+    strategy: Strategy = _make("strategy", choice)
+    return strategy
+
+
 def make_session(settings: Settings, robot: Robot, policy: Policy, on_message: Callable[[str], None]) -> Session:
     """Everything put together."""
     return Session(
         robot,
         policy,
-        _make("strategy", settings.strategy),
+        make_strategy(settings.strategy),
         worker=functools.partial(adapter("worker", settings.worker.name), **settings.worker.options),
         control_hz=settings.control_hz,
         latency_s=settings.latency_ms / 1e3,
@@ -70,4 +77,5 @@ def _make(setting: str, choice: Choice, control_hz: float | None = None) -> Any:
     try:
         return maker(**options)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{setting} {choice.name}: {error}") from error
+        name = "" if str(error).startswith(choice.name) else f"{choice.name}: "  # a server's errors name it already
+        raise UsageError(f"{setting} {name}{error}") from error

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from chunkwise.chunking import Timing
 from chunkwise.cli import settings as settings_of
 from chunkwise.cli.assembly import make_policy, make_robot, make_session
-from chunkwise.cli.options import Parser, UsageError
+from chunkwise.cli.parser import Parser
 from chunkwise.cli.settings import Choice, Settings
 from chunkwise.contract import (
     ChunkRequest,
@@ -20,6 +20,7 @@ from chunkwise.contract import (
     validate_policy_spec,
     validate_robot_spec,
 )
+from chunkwise.options import UsageError
 from chunkwise.policies import BoundPolicy
 from chunkwise.runtime.session import Session
 from chunkwise.safety import Rule

@@ -13,11 +13,12 @@ from chunkwise.chunking import FaultKind
 from chunkwise.cli import pictures
 from chunkwise.cli.assembly import make_policy, make_robot, make_session
 from chunkwise.cli.film import Filmed
-from chunkwise.cli.options import Parser, UsageError, convert
+from chunkwise.cli.parser import Parser
 from chunkwise.cli.run import setup, write_json
 from chunkwise.cli.settings import Choice, Settings, adapter
 from chunkwise.cli.table import table
 from chunkwise.contract import Layout
+from chunkwise.options import UsageError, convert
 from chunkwise.runtime.events import Turn
 from chunkwise.runtime.report import Report
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from chunkwise import plugins
 from chunkwise.cli.extras import missing
-from chunkwise.cli.options import Parser, UsageError, options_of
+from chunkwise.cli.parser import Parser
 from chunkwise.contract.errors import nearest
+from chunkwise.options import UsageError, options_of
 
 EXAMPLES = """\
   chunkwise list

@@ -13,10 +13,11 @@ from chunkwise import plugins
 from chunkwise.cli import settings as settings_of
 from chunkwise.cli.assembly import make_policy, make_robot, make_session
 from chunkwise.cli.extras import versions
-from chunkwise.cli.options import Parser, UsageError
+from chunkwise.cli.parser import Parser
 from chunkwise.cli.progress import Progress
 from chunkwise.cli.settings import Choice, Settings
 from chunkwise.cli.table import table
+from chunkwise.options import UsageError
 from chunkwise.runtime.report import Report
 
 EXAMPLES = """\

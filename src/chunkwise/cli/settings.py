@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -12,8 +13,9 @@ from typing import Any, get_type_hints
 import yaml
 
 from chunkwise import plugins
-from chunkwise.cli.options import Parser, UsageError, chosen, convert, dotted
+from chunkwise.cli.parser import Parser, dotted
 from chunkwise.contract.errors import nearest
+from chunkwise.options import UsageError, chosen, convert
 
 ADAPTERS = {"robot": "robots", "policy": "policies", "strategy": "strategies", "worker": "workers"}
 """Settings that name an adapter, and the kind of it."""
@@ -72,7 +74,8 @@ class Settings:
 
 HELP = {
     "robot": "NAME, module:Class or path/to/file.py:Class; options as --robot.OPTION VALUE",
-    "policy": "the same, or an infer(frame, request) function; options as --policy.OPTION VALUE",
+    "policy": "the same, an infer(frame, request) function, or a server: native+unix:///run/x.sock, "
+    "native://host:7777, ark+http://host:8000; options as --policy.OPTION VALUE",
     "strategy": "how chunks are run (default rtc); options as --strategy.OPTION VALUE",
     "worker": "where inference runs (default thread); options as --worker.OPTION VALUE",
 }
@@ -138,6 +141,9 @@ def adapter(setting: str, name: str) -> Callable[..., Any]:
         UsageError: a directory, a URI, or a file that does not say which class.
         UnknownAdapter, MissingExtra: it is not there.
     """
+    if setting == "policy" and "://" in name:
+        remote = plugins.load("policies", "remote")
+        return functools.partial(remote, url=name)
     if "://" in name or (Path(name).is_dir() and name not in plugins.names(ADAPTERS[setting])):
         what = "a URI" if "://" in name else "a directory"
         raise UsageError(
@@ -153,7 +159,7 @@ def adapter(setting: str, name: str) -> Callable[..., Any]:
 def resolved(setting: str, choice: Choice) -> Choice:
     """The choice with its options as the constructor wants them; imports the adapter."""
     maker = adapter(setting, choice.name)
-    if isinstance(maker, type):
+    if isinstance(maker, (type, functools.partial)):
         return Choice(choice.name, chosen(maker, choice.options, f"{setting} {choice.name}"))
     if choice.options:
         raise UsageError(

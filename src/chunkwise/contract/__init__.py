@@ -3,7 +3,7 @@
 Pure: numpy and the standard library; no clock, thread, process, socket, file or log.
 """
 
-from chunkwise.contract.binding import Binding, connect, spec_of_answer
+from chunkwise.contract.binding import Binding, connect, robot_for, spec_of_answer
 from chunkwise.contract.chunk import MAX_ROWS, ActionChunk, ChunkRequest, RtcArgs, checked_rows
 from chunkwise.contract.errors import (
     BindingError,
@@ -13,6 +13,7 @@ from chunkwise.contract.errors import (
     RobotFailed,
     nearest,
 )
+from chunkwise.contract.images import ImageRule
 from chunkwise.contract.kinds import (
     COMMAND_KIND_REGISTRY,
     CUSTOM_COMMAND_KIND_PREFIX,
@@ -34,6 +35,10 @@ from chunkwise.contract.specs import (
     PolicyOutputSpec,
     PolicySpec,
     RobotSpec,
+    policy_differences,
+    policy_spec_from_dict,
+    robot_spec_from_dict,
+    spec_to_dict,
     validate_component_spec,
     validate_policy_output_spec,
     validate_policy_spec,
@@ -68,6 +73,7 @@ __all__ = [
     "ComponentSpec",
     "Frame",
     "Hold",
+    "ImageRule",
     "InterfaceValidationError",
     "Layout",
     "Motion",
@@ -91,9 +97,14 @@ __all__ = [
     "is_known_command_kind",
     "nearest",
     "observation_problems",
+    "policy_differences",
+    "policy_spec_from_dict",
     "register_command_kind",
+    "robot_for",
     "robot_layout",
+    "robot_spec_from_dict",
     "spec_of_answer",
+    "spec_to_dict",
     "validate_action",
     "validate_command",
     "validate_component_spec",

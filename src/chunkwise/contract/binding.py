@@ -157,6 +157,35 @@ def connect(robot: RobotSpec, policy: PolicySpec) -> Binding:
     return Binding(robot, policy, Layout(slots), np.concatenate(columns), states)
 
 
+def robot_for(policy: PolicySpec) -> RobotSpec:
+    """A robot that offers exactly what `policy` asks for: binding to it changes nothing."""
+    components = [_component_for(output) for output in policy.outputs]
+    names = [component.name for component in components]
+    for key, joints in policy.state_names.items():
+        if key not in names:
+            components.append(ComponentSpec(key, "arm", len(joints), ["joint_position"], joint_names=list(joints)))
+            names.append(key)
+    for component in components:
+        if component.name in policy.state_names and not component.joint_names:
+            component.joint_names = list(policy.state_names[component.name])
+    others = [key for key in policy.required_state_keys if key not in names]
+    return RobotSpec("made_up", list(policy.required_image_keys), components, state_keys=others)
+
+
+def _component_for(output: PolicyOutputSpec) -> ComponentSpec:
+    kind = get_command_kind_spec(output.command)
+    return ComponentSpec(
+        output.target,
+        kind.allowed_component_types[0] if kind.allowed_component_types else "custom",
+        output.dim,
+        [output.command],
+        joint_names=list(output.names),
+        unit=output.unit or "rad",
+        hold=None if kind.hold else "repeat",
+        rotation=Rotation(output.rotation) if output.rotation else None,
+    )
+
+
 def spec_of_answer(robot: RobotSpec, answer: object, name: str = "unnamed") -> PolicySpec:
     """The spec of a policy that has none, read off its first answer.
 

@@ -26,7 +26,8 @@ class ActionChunk:
     Attributes:
         rows: float64 ``(action_horizon, action_dim)``.
         first_step: the control step of row 0; None means the step of the request that it answers.
-        meta: anything else.
+        meta: anything else.  ``reconnected`` says that the policy was found again after it had gone: what is known
+            of its delay is forgotten.
     """
 
     rows: Array

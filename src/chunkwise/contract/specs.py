@@ -7,13 +7,14 @@ policy can be bound by name and the gate knows what is safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy as np
 
 from chunkwise.contract.errors import InterfaceValidationError, nearest
+from chunkwise.contract.images import ImageRule, validate_image_rule
 from chunkwise.contract.kinds import Hold, require_kind
 from chunkwise.contract.rotations import Rotation
 
@@ -135,6 +136,8 @@ class PolicySpec:
         action_horizon: rows in a chunk (``H``), or None where it varies.
         control_hz: the rate its rows are meant for, or None.
         supports_prefix: it can take the running plan into account (real-time chunking).
+        images: camera -> what its pictures must be like; a camera that is not listed is taken as it comes.
+        normalisation: a hash of the statistics that states and actions are normalised with; empty for none.
     """
 
     name: str
@@ -147,6 +150,8 @@ class PolicySpec:
     action_horizon: int | None = field(default=None, kw_only=True)
     control_hz: float | None = field(default=None, kw_only=True)
     supports_prefix: bool = field(default=False, kw_only=True)
+    images: dict[str, ImageRule] = field(default_factory=dict, kw_only=True)
+    normalisation: str = field(default="", kw_only=True)
 
     def get_output(self, target: str) -> PolicyOutputSpec | None:
         """The output that commands `target`, or None."""
@@ -246,6 +251,99 @@ def validate_policy_spec(spec: PolicySpec) -> None:
         _positive(spec.action_horizon, "policy.action_horizon")
     if spec.control_hz is not None and not spec.control_hz > 0:
         raise InterfaceValidationError(f"policy.control_hz must be above zero, got {spec.control_hz}")
+    for camera, rule in spec.images.items():
+        if camera not in spec.required_image_keys:
+            known = spec.required_image_keys
+            there = ", ".join(known) or "none"
+            raise InterfaceValidationError(
+                f"policy.images: no camera {camera!r}{nearest(camera, known)}; it reads {there}"
+            )
+        validate_image_rule(rule, f"policy.images[{camera!r}]")
+
+
+def spec_to_dict(spec: RobotSpec | PolicySpec) -> dict[str, Any]:
+    """A spec as plain values, from which `robot_spec_from_dict` or `policy_spec_from_dict` makes it again."""
+    return asdict(spec)
+
+
+def robot_spec_from_dict(tree: Mapping[str, Any]) -> RobotSpec:
+    """The robot spec that `spec_to_dict` took apart, checked; what a later version added is left aside.
+
+    Raises:
+        InterfaceValidationError: it is none.
+    """
+
+    def make() -> RobotSpec:
+        spec = _made(
+            RobotSpec, {**tree, "components": [_made(ComponentSpec, item) for item in tree["components"]]}
+        )
+        validate_robot_spec(spec)
+        return spec
+
+    return _trusting_nothing(make, "a robot spec")
+
+
+def policy_spec_from_dict(tree: Mapping[str, Any]) -> PolicySpec:
+    """The policy spec that `spec_to_dict` took apart, checked; what a later version added is left aside.
+
+    Raises:
+        InterfaceValidationError: it is none.
+    """
+
+    def make() -> PolicySpec:
+        parts: dict[str, Any] = {
+            "outputs": [_made(PolicyOutputSpec, item) for item in tree["outputs"]],
+            "images": {str(name): _made(ImageRule, rule) for name, rule in tree.get("images", {}).items()},
+        }
+        spec = _made(PolicySpec, {**tree, **parts})
+        validate_policy_spec(spec)
+        return spec
+
+    return _trusting_nothing(make, "a policy spec")
+
+
+def policy_differences(here: PolicySpec, there: PolicySpec) -> list[str]:
+    """Where two policies differ in what a robot must know of them, each named; empty where they agree."""
+    named: list[tuple[str, Any, Any]] = [
+        ("cameras", here.required_image_keys, there.required_image_keys),
+        ("states", here.required_state_keys, there.required_state_keys),
+        ("outputs", [item.target for item in here.outputs], [item.target for item in there.outputs]),
+        ("action_horizon", here.action_horizon, there.action_horizon),
+        ("control_hz", here.control_hz, there.control_hz),
+        ("normalisation", here.normalisation or None, there.normalisation or None),
+    ]
+    found = [f"{name}: {one!r} here, {other!r} there" for name, one, other in named if one != other]
+    found += [
+        f"state_names[{key!r}]: another order or other joints"
+        for key in sorted(here.state_names.keys() & there.state_names.keys())
+        if here.state_names[key] != there.state_names[key]
+    ]
+    for mine in here.outputs:
+        theirs = there.get_output(mine.target)
+        if theirs is not None and asdict(mine) != asdict(theirs):
+            names = [name for name, value in asdict(mine).items() if value != getattr(theirs, name)]
+            found.append(f"output {mine.target!r}: {', '.join(names)} differ")
+    for camera in sorted(here.images.keys() | there.images.keys()):
+        rules = here.images.get(camera, ImageRule()), there.images.get(camera, ImageRule())
+        found += [f"images[{camera!r}].{text}" for text in rules[0].differences(rules[1])]
+    return found
+
+
+T = TypeVar("T")
+
+
+def _made(kind: type[T], tree: Mapping[str, Any]) -> T:
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in tree.items() if name in known})
+
+
+def _trusting_nothing(make: Callable[[], T], what: str) -> T:
+    try:
+        return make()
+    except InterfaceValidationError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise InterfaceValidationError(f"not {what}: {type(error).__name__}: {error}") from error
 
 
 def _name(value: object, where: str) -> None:

@@ -21,6 +21,13 @@ class Policy(Protocol):
     Only `infer` is required.  Optional, found by name: ``spec`` (a PolicySpec; a policy without one gets it
     from its first answer), ``warmup()`` (called once before the loop starts), ``reset()`` (before every
     episode) and ``close()`` (twice is fine).
+
+    ``meet(robot)`` is told the robot's spec before its own spec is read, for a policy that has to pass it on.
+
+    For a policy that several clients share, also by name: ``session()`` gives another conversation with the same
+    weights, itself where calls leave nothing behind (a policy with a ``reset`` and no ``session`` is taken to
+    remember things, and serves one client at a time); ``infer_many(calls)`` answers up to ``max_batch`` pairs of
+    frame and request in one go, in their order, an exception standing for one that failed.
     """
 
     def infer(self, frame: Frame, request: ChunkRequest) -> Answer:

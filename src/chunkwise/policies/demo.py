@@ -123,6 +123,10 @@ class Demo:
         if seed is not None:
             self._seed = seed
 
+    def session(self) -> Demo:
+        """Itself, for no call leaves anything behind."""
+        return self
+
     def close(self) -> None:
         for engine in (self._velocity, self._pull):
             if engine is not None:

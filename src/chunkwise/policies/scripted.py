@@ -54,3 +54,7 @@ class Scripted:
         self._seed = self._seed if seed is None else seed
         self._expert = Expert(1, np.random.default_rng(self._seed))
         self._last = None
+
+    def session(self) -> Scripted:
+        """Another one with the same coins, and a memory of its own."""
+        return Scripted(seed=self._seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -53,3 +54,9 @@ class Wave:
     def reset(self) -> None:
         """The next observation becomes the centre."""
         self._centre = None
+
+    def session(self) -> Wave:
+        """Another one that swings alike, around a centre of its own."""
+        other = copy.copy(self)
+        other.reset()
+        return other

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from chunkwise.recording.packing import RecordingError
+from chunkwise.recording.errors import RecordingError
 from chunkwise.recording.reader import EpisodeReader
 from chunkwise.recording.records import (
     ActionRecord,

@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
-from chunkwise.recording.packing import Buffer, RecordingError
+from chunkwise.contract.packing import Buffer
+from chunkwise.recording.errors import RecordingError
 
 MAGIC = b"\x89MCAP0\r\n"
 MAX_RECORD_BYTES = 1 << 30

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chunkwise.contract import InterfaceValidationError
+from chunkwise.contract.packing import Unpacker
 from chunkwise.recording import container
 from chunkwise.recording.container import Message, TornError
-from chunkwise.recording.packing import RecordingError, Unpacker
+from chunkwise.recording.errors import RecordingError
 from chunkwise.recording.records import (
     ActionRecord,
     ChunkRecord,
@@ -58,7 +59,7 @@ class EpisodeReader:
         for message in self._messages():
             if message.topic != "episode":
                 break
-            self.header = _decoded(header_of, Unpacker()(memoryview(message.data[0])))
+            self.header = _decoded(lambda tree, time_ns: header_of(tree), Unpacker(), message)
             return
         raise RecordingError(f"{self.path}: no recording, or one that ends before it begins")
 
@@ -69,7 +70,7 @@ class EpisodeReader:
             if maker is None:
                 continue
             try:
-                record = _decoded(maker, unpack(memoryview(message.data[0])), message.time_ns)
+                record = _decoded(maker, unpack, message)
             except RecordingError as error:
                 raise RecordingError(f"{self.path}, message {message.sequence}: {error}") from error
             yield record
@@ -113,10 +114,10 @@ class EpisodeReader:
                 raise RecordingError(f"{self.path}: {error}") from error
 
 
-def _decoded(make: Callable[..., T], *arguments: Any) -> T:
-    """What `make` makes of a tree, whose shape nobody has checked yet."""
+def _decoded(make: Callable[[dict[str, Any], int], T], unpack: Unpacker, message: Message) -> T:
+    """What `make` makes of a message's tree, whose shape nobody has checked yet."""
     try:
-        return make(*arguments)
+        return make(unpack(memoryview(message.data[0])), message.time_ns)
     except RecordingError:
         raise
     except (InterfaceValidationError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:

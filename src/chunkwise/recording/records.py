@@ -14,16 +14,14 @@ from chunkwise.contract import (
     Action,
     ActionChunk,
     Command,
-    ComponentSpec,
     Frame,
-    PolicyOutputSpec,
     PolicySpec,
     RobotSpec,
-    validate_policy_spec,
-    validate_robot_spec,
+    policy_spec_from_dict,
+    robot_spec_from_dict,
 )
 from chunkwise.contract.values import Array
-from chunkwise.recording.packing import RecordingError
+from chunkwise.recording.errors import RecordingError
 from chunkwise.safety import Verdict
 
 T = TypeVar("T")
@@ -239,16 +237,10 @@ def header_of(tree: Tree) -> Header:
     if tree["format"] != FORMAT:
         raise RecordingError(f"the file has format {tree['format']!r}, this version reads {FORMAT}")
     header = _made(Header, tree)
-    if header.robot is not None:
-        robot: Any = header.robot
-        components = [_made(ComponentSpec, component) for component in robot["components"]]
-        header.robot = _made(RobotSpec, robot | {"components": components})
-        validate_robot_spec(header.robot)
-    if header.policy is not None:
-        policy: Any = header.policy
-        outputs = [_made(PolicyOutputSpec, output) for output in policy["outputs"]]
-        header.policy = _made(PolicySpec, policy | {"outputs": outputs})
-        validate_policy_spec(header.policy)
+    robot: Any = header.robot
+    policy: Any = header.policy
+    header.robot = None if robot is None else robot_spec_from_dict(robot)
+    header.policy = None if policy is None else policy_spec_from_dict(policy)
     if header.control_hz is not None and not 0 < header.control_hz < 1e6:
         raise RecordingError(f"no control rate: {header.control_hz!r}")
     return header

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 import chunkwise
 from chunkwise.contract import Action, ActionChunk, Frame, PolicySpec, RobotSpec
+from chunkwise.contract.packing import Buffer, Packed
+from chunkwise.contract.packing import Path as TreePath
 from chunkwise.recording import container
 from chunkwise.recording.container import Message
-from chunkwise.recording.packing import Buffer, Packed, RecordingError
-from chunkwise.recording.packing import Path as TreePath
+from chunkwise.recording.errors import RecordingError
 from chunkwise.recording.records import (
     Event,
     Header,

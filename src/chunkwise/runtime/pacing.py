@@ -150,6 +150,46 @@ class Pacer:
         return (self.steps - 1) / elapsed if elapsed > 0 else 0.0
 
 
+class StepClock:
+    """Control steps for whoever does not set the pace: a robot that calls when it calls.
+
+    Args:
+        control_hz: steps per second.
+    """
+
+    def __init__(self, control_hz: float) -> None:
+        if not 0 < control_hz < 1e6:
+            raise ValueError(f"control_hz must be above zero, got {control_hz}")
+        self.control_hz, self.period_s = control_hz, 1 / control_hz
+        self._start: float | None = None
+        self._last = -1
+
+    def step(self, now_s: float) -> int:
+        """The step whose period it is, from 0 at the first call; never before the last one."""
+        self._last = max(self._last, int(self._passed(now_s) + 1e-6))
+        return self._last
+
+    def next(self, now_s: float) -> int:
+        """The step of a call that comes once per step: one on from the last, unless time says otherwise.
+
+        A call that comes a little early or late is still the next one, so that jitter repeats and skips no row.
+        One that is more than a period off is not: calls were lost, or come at another rate.
+        """
+        passed, due = self._passed(now_s), self._last + 1
+        if passed - due > 1.0:
+            due = int(passed)
+        elif due - passed > 1.0:
+            due = self._last
+        self._last = max(due, 0)
+        return self._last
+
+    def _passed(self, now_s: float) -> float:
+        """Periods since the first call."""
+        if self._start is None:
+            self._start = now_s
+        return (now_s - self._start) * self.control_hz
+
+
 class RealtimeController:
     """Paces a loop that is the caller's: :meth:`wait` returns when the next control step is due.
 

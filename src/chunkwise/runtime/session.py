@@ -178,6 +178,9 @@ class Session:
         return frame
 
     def _bind(self, frame: Frame) -> Binding:
+        meet = getattr(self.policy, "meet", None)
+        if meet is not None:
+            meet(self.robot.spec)
         spec = getattr(self.policy, "spec", None)
         if spec is None:
             try:

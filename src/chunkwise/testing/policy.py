@@ -13,15 +13,12 @@ from chunkwise.chunking import prefix_weights
 from chunkwise.contract import (
     ActionChunk,
     ChunkRequest,
-    ComponentSpec,
     Frame,
     InterfaceValidationError,
-    PolicyOutputSpec,
     PolicySpec,
     RobotSpec,
-    Rotation,
     connect,
-    get_command_kind_spec,
+    robot_for,
 )
 from chunkwise.policies import BoundPolicy, Policy
 
@@ -166,41 +163,12 @@ class PolicyConformance:
             raise AssertionError(f"a policy answers a legal request, it raised {error!r}") from error
 
 
-def robot_for(policy: PolicySpec) -> RobotSpec:
-    """A robot that offers exactly what `policy` asks for."""
-    components = [_component(output) for output in policy.outputs]
-    names = [component.name for component in components]
-    for key, joints in policy.state_names.items():
-        if key not in names:
-            components.append(ComponentSpec(key, "arm", len(joints), ["joint_position"], joint_names=list(joints)))
-            names.append(key)
-    for component in components:
-        if component.name in policy.state_names and not component.joint_names:
-            component.joint_names = list(policy.state_names[component.name])
-    others = [key for key in policy.required_state_keys if key not in names]
-    return RobotSpec("made_up", list(policy.required_image_keys), components, state_keys=others)
-
-
 def frame_of(robot: RobotSpec, tasks: list[str] | None = None, *, height: int = 48, width: int = 64) -> Frame:
     """An observation with everything the robot declares: zeros, and grey images of ``height x width``."""
     state: dict[str, Any] = {component.name: np.zeros(component.dof) for component in robot.components}
     state |= {key: np.zeros(1) for key in robot.state_keys}
     images: dict[str, Any] = {key: np.full((height, width, 3), 128, dtype=np.uint8) for key in robot.image_keys}
     return Frame(images, state, dict.fromkeys(tasks or [], ""), timestamp_ns=1, sequence_id=0)
-
-
-def _component(output: PolicyOutputSpec) -> ComponentSpec:
-    kind = get_command_kind_spec(output.command)
-    return ComponentSpec(
-        output.target,
-        kind.allowed_component_types[0] if kind.allowed_component_types else "custom",
-        output.dim,
-        [output.command],
-        joint_names=list(output.names),
-        unit=output.unit or "rad",
-        hold=None if kind.hold else "repeat",
-        rotation=Rotation(output.rotation) if output.rotation else None,
-    )
 
 
 def _with_prefix(prefix: Any, delay: int) -> ChunkRequest:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from chunkwise.recording.packing import MAX_TEXT_BYTES, Packed, RecordingError, Unpacker
+from chunkwise.contract.packing import MAX_TEXT_BYTES, Packed, PackingError, Unpacker
 
 
 def there_and_back(tree: dict[str, Any]) -> dict[str, Any]:
@@ -90,13 +90,13 @@ def test_an_array_that_repeats_is_written_once() -> None:
 
 
 def test_too_much_text_is_refused() -> None:
-    with pytest.raises(RecordingError, match="too large"):
+    with pytest.raises(PackingError, match="too large"):
         Packed({"a": "x" * (MAX_TEXT_BYTES + 1)})
 
 
 @given(st.binary(max_size=200))
 def test_garbage_is_a_recording_error(data: bytes) -> None:
-    with pytest.raises(RecordingError):
+    with pytest.raises(PackingError):
         Unpacker()(memoryview(data))
 
 
@@ -123,14 +123,14 @@ def test_garbage_is_a_recording_error(data: bytes) -> None:
 )
 def test_hostile_text_is_a_recording_error(packed: str) -> None:
     data = struct.pack("<I", len(packed)) + packed.encode()
-    with pytest.raises(RecordingError):
+    with pytest.raises(PackingError):
         Unpacker()(memoryview(data))
 
 
 def test_bytes_that_belong_to_nothing_are_an_error() -> None:
     data = b"".join(Packed({"a": np.zeros(3)}).buffers)
-    with pytest.raises(RecordingError, match="belong to nothing"):
+    with pytest.raises(PackingError, match="belong to nothing"):
         Unpacker()(memoryview(data + b"x"))
-    with pytest.raises(RecordingError, match="does not fit"):
+    with pytest.raises(PackingError, match="does not fit"):
         Unpacker()(memoryview(data[:-1]))
     assert json.loads(data[4 : 4 + struct.unpack_from("<I", data)[0]])["tree"] == {"a": None}

@@ -1,15 +1,14 @@
-"""A constructor's typed arguments as command-line options, and text or YAML values as what they ask for."""
+"""A constructor's typed arguments as options, and text or YAML values as what they ask for."""
 
 from __future__ import annotations
 
-import argparse
 import enum
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -23,35 +22,6 @@ class UsageError(ValueError):
     """What was asked for cannot be; the message says what can."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are one line, with the nearest flag there is."""
-
-    def __init__(self, prog: str, description: str, examples: str) -> None:
-        super().__init__(
-            prog=f"chunkwise {prog}",
-            description=description,
-            epilog=f"examples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """The arguments.
-
-        Raises:
-            UsageError: an argument that is not known, or does not have the value it needs.
-        """
-        parsed, unknown = self.parse_known_args(argv)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings if flag[:2] == "--"]
-            raise UsageError(f"unknown argument {unknown[0]!r}{nearest(unknown[0].partition('=')[0], flags)}")
-        return parsed
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 @dataclass(frozen=True, slots=True)
 class Option:
     """One argument of a constructor: its name, type and default."""
@@ -59,34 +29,6 @@ class Option:
     name: str
     hint: Any
     default: Any
-
-
-def dotted(argv: Sequence[str], kinds: Iterable[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Take ``--<kind>.<option> value`` out of the arguments.
-
-    A flag that is followed by another flag, or by nothing, is a switch and says ``true``.
-
-    Returns:
-        The arguments that are left, and the options' texts by kind and name.
-
-    >>> dotted(["--robot.arms", "1", "--seconds", "2", "--robot.lockstep"], ["robot"])
-    (['--seconds', '2'], {'robot': {'arms': '1', 'lockstep': 'true'}})
-    """
-    starts = tuple(f"--{kind}." for kind in kinds)
-    rest: list[str] = []
-    found: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if not word.startswith(starts):
-            rest.append(word)
-            continue
-        flag, given, text = word.partition("=")
-        if not given:
-            text = words.pop(0) if words and not words[0].startswith("--") else "true"
-        kind, _, name = flag[2:].partition(".")
-        found[kind][name.replace("-", "_")] = text
-    return rest, found
 
 
 def options_of(maker: Callable[..., Any]) -> dict[str, Option]:

@@ -1,0 +1,233 @@
+"""The one thread that runs the policy, and the queue before it: fair between sessions, the newest of each."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+from chunkwise.wires import Problem, Trouble
+
+Done = Callable[[Any], None]
+"""Told the result of a job, on the event loop, once."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One thing for the inference thread to do.
+
+    Attributes:
+        run: does it; what it raises becomes a problem.
+        done: told what it returned, or the problem.
+        batch: jobs with the same batch may be run together, by :attr:`Batch.run`; None for alone.
+        argument: what the batch is given for this job.
+        began_s: when it began to run.
+    """
+
+    run: Callable[[], Any]
+    done: Done
+    batch: Batch | None = None
+    argument: Any = None
+    finished: bool = False
+    began_s: float | None = None
+    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Runs jobs of several sessions in one call.
+
+    Attributes:
+        run: the arguments of the jobs to their results, one each (an exception stands for a failure).
+        most: jobs in one call, at most.
+    """
+
+    run: Callable[[Sequence[Any]], Sequence[Any]]
+    most: int
+
+
+class Seat:
+    """A session's place in the queue: one job waits in it, at most; a newer one takes its place."""
+
+    def __init__(self) -> None:
+        self.waiting: Job | None = None
+        self.queued = False
+
+
+class Inference:
+    """Runs jobs one after another in a thread of its own, and tells their results on the event loop.
+
+    Sessions take turns: whoever was served goes to the end of the queue, however often it asks.
+
+    Args:
+        loop: where results are told.
+        clock: monotonic, seconds.
+
+    Attributes:
+        running_since_s: when the job that runs now began; None while there is none.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
+        self._loop, self._clock = loop, clock
+        self._lock = threading.Lock()
+        self._order: deque[Seat] = deque()
+        self._first: deque[Job] = deque()  # loading, resets and the like: before every inference
+        self._tokens: SimpleQueue[bool] = SimpleQueue()
+        self._running: list[Job] = []
+        self.running_since_s: float | None = None
+        self._thread = threading.Thread(target=self._run, name="chunkwise-inference", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait."""
+        return len(self._order) + len(self._first)
+
+    def submit(self, seat: Seat, job: Job, deadline_s: float | None = None) -> None:
+        """Queue a session's job; the one that waited there is answered as superseded.
+
+        Args:
+            seat: of the session.
+            job: what to do.
+            deadline_s: after so many seconds it is answered with a problem, whether it runs or not.
+        """
+        with self._lock:
+            replaced, seat.waiting = seat.waiting, job
+            if not seat.queued:
+                seat.queued = True
+                self._order.append(seat)
+        if deadline_s is not None:
+            text = f"not answered within {deadline_s:g} s"
+            job.timer = self._loop.call_later(deadline_s, self._expire, seat, job, Problem(Trouble.DEADLINE, text))
+        if replaced is not None:
+            self._finish(replaced, Problem(Trouble.SUPERSEDED, "a newer request of this session took its place"))
+        self._tokens.put(True)
+
+    def submit_first(self, job: Job) -> None:
+        """Queue a job before all that wait."""
+        with self._lock:
+            self._first.append(job)
+        self._tokens.put(True)
+
+    def withdraw(self, seat: Seat, job: Job | None, problem: Problem) -> None:
+        """Answer a job with a problem now; one that waits is not run, the result of one that runs is dropped.
+
+        Args:
+            seat: of the session.
+            job: the job; None for whatever waits there.
+            problem: what it is told.
+        """
+        with self._lock:
+            waiting = seat.waiting
+            if job is None:
+                job = waiting
+            if job is waiting:
+                seat.waiting = None
+        if job is not None:
+            self._finish(job, problem)
+
+    def close(self) -> None:
+        """Begin nothing any more; a policy that runs is left to itself.  Twice is fine."""
+        with self._lock:
+            self._order.clear()
+            self._first.clear()
+        self._tokens.put(False)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread to end; whether it did."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _expire(self, seat: Seat, job: Job, problem: Problem) -> None:
+        self.withdraw(seat, job, problem)
+
+    def _finish(self, job: Job, result: Any) -> None:
+        """On the event loop."""
+        if job.finished:
+            return
+        job.finished = True
+        if job.timer is not None:
+            job.timer.cancel()
+        job.done(result)
+
+    def _run(self) -> None:
+        while self._tokens.get():
+            jobs = self._take()
+            if not jobs:
+                continue
+            self._running, self.running_since_s = jobs, self._clock()
+            for job in jobs:
+                job.began_s = self.running_since_s
+            results = self._results(jobs)
+            self._running, self.running_since_s = [], None
+            try:
+                self._loop.call_soon_threadsafe(self._tell, jobs, results)
+            except RuntimeError:  # the loop has ended
+                return
+
+    def _tell(self, jobs: Sequence[Job], results: Sequence[Any]) -> None:
+        for job, result in zip(jobs, results, strict=True):
+            self._finish(job, result)
+
+    def _take(self) -> list[Job]:
+        """The next job, and those that can be run with it."""
+        with self._lock:
+            if self._first:
+                return [self._first.popleft()]
+            jobs: list[Job] = []
+            skipped: list[Seat] = []
+            while self._order:
+                seat = self._order.popleft()
+                job = seat.waiting
+                if job is None:
+                    seat.queued = False
+                elif not jobs or (job.batch is not None and job.batch is jobs[0].batch):
+                    seat.waiting, seat.queued = None, False
+                    jobs.append(job)
+                    if job.batch is None or len(jobs) >= job.batch.most:
+                        break
+                else:
+                    skipped.append(seat)
+            self._order.extendleft(reversed(skipped))
+            return jobs
+
+    @staticmethod
+    def _results(jobs: Sequence[Job]) -> Sequence[Any]:
+        batch = jobs[0].batch
+        if batch is None or len(jobs) == 1:
+            return [attempt(job.run) for job in jobs]
+        together = attempt(lambda: batch.run([job.argument for job in jobs]))
+        if isinstance(together, Problem):
+            return [together] * len(jobs)
+        if len(together) != len(jobs):
+            text = f"{len(together)} answers to {len(jobs)} requests"
+            return [Problem(Trouble.POLICY_FAILED, text)] * len(jobs)
+        return [told(item) if isinstance(item, Exception) else item for item in together]
+
+
+def attempt(run: Callable[[], Any]) -> Any:
+    """What `run` returns, or the problem that it raised."""
+    try:
+        return run()
+    except BaseException as error:  # noqa: BLE001  sys.exit() in a policy ends no more than its answer
+        return told(error)
+
+
+class Refused(Exception):
+    """A problem on its way through code that raises."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.text)
+        self.problem = problem
+
+
+def told(error: BaseException) -> Problem:
+    """An exception as what a client is told: its kind and its text, not its traceback."""
+    if isinstance(error, Refused):
+        return error.problem
+    return Problem(Trouble.POLICY_FAILED, f"{type(error).__name__}: {error}"[:2000])
