@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 
 .PHONY: demo test check dora-env lint types format train clean help \
-  bench bench-chunking bench-tick bench-run-step bench-recording bench-wires
+  bench bench-chunking bench-tick bench-run-step bench-recording bench-wires bench-clients
 
 help:            ## this page
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,9 @@ bench-recording: $(VENV)/.demo ## what recording costs, and what a kill -9 costs
 
 bench-wires: $(VENV)/.dev    ## what each wire costs beside a bare socket -> docs/benchmarks/wires.md
 	$(PY) benchmarks/wires.py
+
+bench-clients: $(VENV)/.dev  ## 200 clients, half of them killed again and again -> docs/benchmarks/clients.md (11 min)
+	$(PY) benchmarks/clients.py
 
 bench-chunking: $(VENV)/.demo ## strategies under inference delay -> docs/benchmarks/chunking.md
 	$(PY) benchmarks/chunking.py

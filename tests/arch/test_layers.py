@@ -39,7 +39,7 @@ def imported(path: Path) -> set[str]:
 
 def test_every_package_has_a_layer() -> None:
     there = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert there - {"__init__", "__pycache__", "py.typed"} == set(LEVEL)
+    assert there - {"__init__", "__main__", "__pycache__", "py.typed"} == set(LEVEL)
 
 
 @pytest.mark.parametrize("package", sorted(LEVEL))

@@ -23,7 +23,17 @@ from chunkwise.contract import (
     PolicySpec,
     RobotSpec,
 )
-from chunkwise.testing import PolicyConformance, RobotConformance, StrategyConformance, WorkerConformance
+from chunkwise.testing import (
+    PolicyConformance,
+    RobotConformance,
+    StrategyConformance,
+    TransportConformance,
+    WireConformance,
+    WorkerConformance,
+)
+from chunkwise.transports import Address, Limits
+from chunkwise.wires import Answered, Problem, WireError
+from chunkwise.wires import Infer as InferCall
 from chunkwise.workers import Infer
 
 BROKEN: list[tuple[type, str]] = []
@@ -510,3 +520,306 @@ class WaitsInClose(OfWorker):
         def close(self) -> None:
             self.idle.wait()
             super().close()
+
+
+# Wires: the native one, with one of its halves broken.
+
+Native: Any = plugins.load("wires", "native")
+Server: Any = type(Native().server())
+Client: Any = type(Native().client())
+MAX_BYTES = 1 << 20
+
+
+class OfWire(WireConformance):
+    server: ClassVar[Any] = Server
+    client: ClassVar[Any] = Client
+
+    def make_wire(self) -> Any:
+        kit = self
+
+        class Made(Native):
+            def server(self) -> Any:
+                return kit.server(MAX_BYTES)
+
+            def client(self) -> Any:
+                return kit.client(MAX_BYTES)
+
+        return Made()
+
+
+@fails("test_is_a_wire")
+class OneHalfForAll(WireConformance):
+    def make_wire(self) -> Any:
+        class Made(Native):
+            half = Native().server()
+
+            def server(self) -> Any:
+                return self.half
+
+        return Made()
+
+
+@fails("test_a_request_gets_its_chunk")
+class RoundsTheRows(OfWire):
+    class server(Server):
+        def answer(self, call: Any, result: Any, now_s: float) -> Any:
+            if isinstance(result, ActionChunk):
+                result = ActionChunk(np.round(result.rows))
+            return super().answer(call, result, now_s)
+
+
+@fails("test_what_the_robot_saw_arrives")
+class SendsTheJointsInAnotherOrder(OfWire):
+    class client(Client):
+        def ask(self, id: int, frame: Frame, request: ChunkRequest, deadline_s: float | None) -> Any:
+            frame.state["arm"] = frame.state["arm"] + np.arange(2.0)
+            mixed = replace(frame, state={"arm": frame.state["arm"][::-1].copy()})
+            return super().ask(id, mixed, request, deadline_s)
+
+
+@fails("test_a_problem_is_no_chunk")
+class GoesToZeroInTrouble(OfWire):
+    class server(Server):
+        def answer(self, call: Any, result: Any, now_s: float) -> Any:
+            if isinstance(result, Problem):
+                result = ActionChunk(np.zeros((1, 2)))
+            return super().answer(call, result, now_s)
+
+
+@fails("test_pieces_do_not_matter")
+class TakesAPieceForAll(OfWire):
+    class server(Server):
+        def receive(self, data: Any, now_s: float) -> Any:
+            self.__init__(MAX_BYTES)
+            return super().receive(data, now_s)
+
+
+@fails("test_what_arrives_is_copied")
+class LooksIntoTheBuffer(OfWire):
+    class server(Server):
+        def receive(self, data: Any, now_s: float) -> Any:
+            calls = super().receive(data, now_s)
+            for call in calls:
+                if isinstance(call, InferCall):
+                    call.frame.state["arm"] = np.frombuffer(data[-16:], dtype=np.float64)
+            return calls
+
+
+@fails("test_connections_share_nothing")
+class OneInboxForAll(WireConformance):
+    def make_wire(self) -> Any:
+        class Made(Native):
+            inbox = Native().server()._inbox
+
+            def server(self) -> Any:
+                half = super().server()
+                half._inbox = self.inbox
+                return half
+
+        return Made()
+
+
+@fails("test_answers_find_their_calls")
+class NumbersAnswersInOrder(OfWire):
+    class client(Client):
+        asked: ClassVar[list[int]] = []
+
+        def ask(self, id: int, frame: Frame, request: ChunkRequest, deadline_s: float | None) -> Any:
+            self.asked.append(id)
+            return super().ask(id, frame, request, deadline_s)
+
+        def receive(self, data: Any, now_s: float) -> Any:
+            return [
+                replace(event, id=self.asked.pop(0)) if isinstance(event, Answered) else event
+                for event in super().receive(data, now_s)
+            ]
+
+
+@fails("test_an_episode_ends")
+class KeepsTheResetToItself(OfWire):
+    class client(Client):
+        def reset(self, id: int) -> None:
+            return None
+
+
+@fails("test_nonsense_is_refused")
+class LetsOtherErrorsOut(OfWire):
+    class server(Server):
+        def receive(self, data: Any, now_s: float) -> Any:
+            try:
+                return super().receive(data, now_s)
+            except WireError as error:
+                raise IndexError("index out of range") from error
+
+
+@fails("test_a_stream_without_end_is_refused")
+class ReadsOnForEver(OfWire):
+    class server(Server):
+        def receive(self, data: Any, now_s: float) -> Any:
+            try:
+                return super().receive(data, now_s)
+            except WireError:
+                return []
+
+
+# Transports: the one over TCP, with one of its ends broken.
+
+Tcp: Any = plugins.load("transports", "tcp")
+
+
+class OfTransport(TransportConformance):
+    transport: ClassVar[Any]
+
+    def make_transport(self) -> Any:
+        return self.transport()
+
+    def make_address(self) -> Address:
+        return Address("tcp", host="127.0.0.1")
+
+
+class Around:
+    """Everything as in what it is around, but for what a subclass says."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@fails("test_is_a_transport")
+class SaysNoScheme(OfTransport):
+    class transport(Tcp):
+        scheme = None
+
+
+@fails("test_what_is_sent_comes_back")
+class LosesWhatIsLong(OfTransport):
+    class transport(Tcp):
+        def connect(self, *given: Any, **named: Any) -> Any:
+            class Link(Around):
+                def send(self, data: Any, timeout_s: float) -> None:
+                    self.inner.send(data[: 1 << 20], timeout_s)
+
+            return Link(super().connect(*given, **named))
+
+
+@fails("test_clients_are_kept_apart")
+class AnswersTheLastClient(OfTransport):
+    class transport(Tcp):
+        async def serve(self, address: Address, accept: Any, limits: Limits, tls: Any = None) -> Any:
+            class ToTheLast:
+                last: Any = None
+
+                def send(self, data: Any) -> None:
+                    self.last.send(data)
+
+            everybody = ToTheLast()
+
+            def accepted(peer: Any) -> Any:
+                everybody.last = peer
+                return accept(everybody)
+
+            return await super().serve(address, accepted, limits, tls)
+
+
+@fails("test_the_address_says_where_it_listens")
+class HidesItsPort(OfTransport):
+    class transport(Tcp):
+        async def serve(self, address: Address, *given: Any) -> Any:
+            listener = await super().serve(address, *given)
+            listener.address = address
+            return listener
+
+
+@fails("test_receive_ends_when_its_time_is_over")
+class GivesNothingForNothing(OfTransport):
+    class transport(Tcp):
+        def connect(self, *given: Any, **named: Any) -> Any:
+            class Link(Around):
+                def receive(self, timeout_s: float) -> Any:
+                    return self.inner.receive(timeout_s) or b""
+
+            return Link(super().connect(*given, **named))
+
+
+@fails("test_where_nobody_listens_is_an_os_error")
+class PretendsToConnect(OfTransport):
+    class transport(Tcp):
+        def connect(self, *given: Any, **named: Any) -> Any:
+            class Link:
+                local = True
+
+                def send(self, data: Any, timeout_s: float) -> None: ...
+                def receive(self, timeout_s: float) -> None: ...
+                def close(self) -> None: ...
+
+            try:
+                return super().connect(*given, **named)
+            except OSError:
+                return Link()
+
+
+@fails("test_an_address_that_is_taken_is_an_os_error")
+class TakesAnotherAddress(OfTransport):
+    class transport(Tcp):
+        async def serve(self, address: Address, *given: Any) -> Any:
+            return await super().serve(replace(address, port=0), *given)
+
+
+class Telling(Tcp):
+    """Hands connections on through `around`."""
+
+    around: ClassVar[Any]
+
+    async def serve(self, address: Address, accept: Any, *given: Any) -> Any:
+        return await super().serve(address, lambda peer: self.around(accept(peer)), *given)
+
+
+@fails("test_the_end_of_a_connection_is_told_once")
+class TellsTheEndTwice(OfTransport):
+    class transport(Telling):
+        class around(Around):
+            def lost(self, why: str) -> None:
+                self.inner.lost(why)
+                self.inner.lost(why)
+
+
+@fails("test_a_server_can_end_a_connection")
+class NeverEnds(OfTransport):
+    class transport(Tcp):
+        async def serve(self, address: Address, accept: Any, *given: Any) -> Any:
+            class Peer(Around):
+                def close(self) -> None: ...
+
+            return await super().serve(address, lambda peer: accept(Peer(peer)), *given)
+
+
+@fails("test_one_connection_too_many_is_turned_away")
+class TakesEverybody(OfTransport):
+    class transport(Tcp):
+        async def serve(self, address: Address, accept: Any, limits: Limits, *given: Any) -> Any:
+            return await super().serve(address, accept, replace(limits, connections=1000), *given)
+
+
+@fails("test_who_does_not_read_is_cut_off")
+class KeepsEverythingForWhoDoesNotRead(OfTransport):
+    class transport(Tcp):
+        async def serve(self, address: Address, accept: Any, limits: Limits, *given: Any) -> Any:
+            return await super().serve(address, accept, replace(limits, unsent_bytes=1 << 40), *given)
+
+
+@fails("test_closing_twice_is_fine")
+class ListenerClosesOnce(OfTransport):
+    class transport(Tcp):
+        async def serve(self, *given: Any) -> Any:
+            class Listener(Around):
+                closed = False
+
+                async def close(self) -> None:
+                    if self.closed:
+                        raise RuntimeError("already closed")
+                    self.closed = True
+                    await self.inner.close()
+
+            return Listener(await super().serve(*given))

@@ -13,11 +13,21 @@ from chunkwise.testing import (
     PolicyConformance,
     RobotConformance,
     StrategyConformance,
+    TransportConformance,
+    WireConformance,
     WorkerConformance,
+    transport,
     worker,
 )
 
-KITS = [PolicyConformance, RobotConformance, StrategyConformance, WorkerConformance]
+KITS = [
+    PolicyConformance,
+    RobotConformance,
+    StrategyConformance,
+    TransportConformance,
+    WireConformance,
+    WorkerConformance,
+]
 
 
 def _beside(name: str) -> ModuleType:
@@ -38,7 +48,8 @@ TestWhole, TestStill = broken.TestWhole, broken.TestStill
     ("kit", "check"), broken.BROKEN, ids=[f"{kit.__name__}-{check}" for kit, check in broken.BROKEN]
 )
 def test_a_broken_adapter_fails_its_check(kit: type, check: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "PATIENCE_S", 0.2)  # these do use it up
+    for module in (worker, transport):
+        monkeypatch.setattr(module, "PATIENCE_S", 0.2)  # these do use it up
     with pytest.raises(AssertionError) as failed:
         getattr(kit(), check)()
     assert str(failed.value), "a failed check says what the contract is"

@@ -1,8 +1,8 @@
 """Run a dataflow to its end, and leave no process behind whatever happens.
 
-`dora run` of 0.5 orphans its nodes when it is terminated. So it runs in a session of its own and is told when to stop
-(the belt); SIGINT ends it in order where it did not (the brace); and what of its session is still there is killed by
-process id, and by nothing else.
+`dora run` of 0.5 orphans its nodes when it is terminated. So it runs in a session of its own and is told when to
+stop (the belt); SIGINT ends it in order where it did not (the brace); and what of its session is still there is
+killed by process id, and by nothing else.
 """
 
 from __future__ import annotations

@@ -143,3 +143,16 @@ def test_the_expert_finds_velocities_itself_where_it_is_not_told():
         told.infer(frame(moved, privileged={"lane_velocity": velocity}), ChunkRequest(4)).rows,
         atol=2e-3,
     )
+
+
+def test_many_requests_at_once_are_answered_as_if_each_were_alone(demo):
+    plan = demo.infer(frame((0.03, 0.0)), ChunkRequest(9)).rows
+    calls = [
+        (frame((0.0, 0.01)), ChunkRequest(4)),
+        (frame((0.02, -0.01)), ChunkRequest(5, prefix=plan[:20], prefix_weights=np.linspace(1, 0, 20))),
+        (frame((0.01, 0.04), t_s=1.5), ChunkRequest(6, prefix=plan, prefix_weights=np.ones(ROWS))),
+        (frame((-0.03, 0.02), t_s=2.5), ChunkRequest(7)),
+    ]
+    together = demo.infer_many(calls)
+    for (seen, request), chunk in zip(calls, together, strict=True):
+        np.testing.assert_allclose(chunk.rows, demo.infer(seen, request).rows, atol=1e-6)

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -181,6 +182,25 @@ def test_the_client_that_goes_away_is_told_of() -> None:
         await asyncio.wait_for(lost.wait(), 10)
         await listener.close()
         assert events == ["opened", "GET /never", "lost: the client has gone"]
+
+    asyncio.run(conversation())
+
+
+def test_no_timer_keeps_a_connection_that_was_reset() -> None:
+    async def conversation() -> None:
+        listener: Any = await Http().serve(LOOPBACK, lambda peer: Echo(peer, []), Limits())
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.address.port)
+        writer.write(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+        alive = listener._server.server_state.connections
+        while not any(connection.timeout_keep_alive_task for connection in alive):
+            await asyncio.sleep(0)
+        (connection,) = alive
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        while alive:
+            await asyncio.sleep(0)
+        assert connection.timeout_keep_alive_task is None
+        await listener.close()
 
     asyncio.run(conversation())
 

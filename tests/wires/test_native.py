@@ -225,7 +225,8 @@ def test_a_server_says_how_it_is(readiness: Readiness) -> None:
 )
 def test_the_running_plan_is_carried_bit_by_bit(prefix: Any, weights: Any) -> None:
     request = dataclasses.replace(PLAIN, prefix=prefix, prefix_weights=weights)
-    (call,) = sent(Native().server().receive(Native().client().ask(2, FRAME, request, None)), 0.0)
+    data = sent(Native().client().ask(2, FRAME, request, None))
+    (call,) = Native().server().receive(data, 0.0)
     assert isinstance(call, Infer) and bits(call.request) == bits(request)
 
 
@@ -430,7 +431,10 @@ WEIGHTS = [["request", "prefix_weights"], "<f8", [2]]
         (infer({}, WEIGHTS, data=hand.doubles(0.5, 0.5)), "one float64 per row"),
         (infer({}, PREFIX, [WEIGHTS[0], "<f8", [1]], data=hand.doubles(1, 2, 0.5)), "one float64 per row"),
         (infer({"prefix": "abc"}), "INFER"),
-        (raw(3, INFER, [hand.IMAGE, [hand.ARM_STATE[0], "<f8", [0, 10**30]]], hand.PIXELS), "[Oo]verflow|too large|no packed tree|no shape"),
+        (
+            raw(3, INFER, [hand.IMAGE, [hand.ARM_STATE[0], "<f8", [0, 10**30]]], hand.PIXELS),
+            "verflow|too large|packed|shape",
+        ),
         (raw(3, INFER, [hand.IMAGE, [hand.ARM_STATE[0], "|O8", [1]]], BYTES), "no dtype"),
         (raw(3, INFER, [hand.IMAGE, [hand.ARM_STATE[0], "<f8", [1 << 40]]], BYTES), "does not fit"),
         (raw(3, INFER | {"jpeg": ["nose"]}, SEEN, BYTES), "INFER: KeyError: 'nose'"),

@@ -77,5 +77,7 @@ def _make(setting: str, choice: Choice, control_hz: float | None = None) -> Any:
     try:
         return maker(**options)
     except (TypeError, ValueError) as error:
-        name = "" if str(error).startswith(choice.name) else f"{choice.name}: "  # a server's errors name it already
+        name = (
+            "" if str(error).startswith(choice.name) else f"{choice.name}: "
+        )  # a server's errors name it already
         raise UsageError(f"{setting} {name}{error}") from error

@@ -263,7 +263,17 @@ def validate_policy_spec(spec: PolicySpec) -> None:
 
 def spec_to_dict(spec: RobotSpec | PolicySpec) -> dict[str, Any]:
     """A spec as plain values, from which `robot_spec_from_dict` or `policy_spec_from_dict` makes it again."""
-    return asdict(spec)
+    plain: dict[str, Any] = _plain(asdict(spec))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """The same with lists in the place of arrays and tuples."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def robot_spec_from_dict(tree: Mapping[str, Any]) -> RobotSpec:
@@ -334,7 +344,7 @@ T = TypeVar("T")
 
 def _made(kind: type[T], tree: Mapping[str, Any]) -> T:
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in tree.items() if name in known})
+    return kind(**{name: _plain(value) for name, value in tree.items() if name in known})
 
 
 def _trusting_nothing(make: Callable[[], T], what: str) -> T:

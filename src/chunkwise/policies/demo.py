@@ -5,6 +5,7 @@ It was trained by this repository, on the scripted expert's episodes; `demo_asse
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class Demo:
         ValueError: `jacobian`, `beta` or `steps` is out of range.
     """
 
+    max_batch = 16
+
     def __init__(
         self,
         *,
@@ -72,16 +75,27 @@ class Demo:
 
     def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
         """Rows (31, 16) [rad] from the request's step on, in the order of the spec."""
-        joints = np.concatenate([frame.state[key] for key in ARMS])
-        prefix, weights = request.prefix, request.prefix_weights
-        rows = self.infer_batch(
-            joints[None],
-            frame.state["belts"][None],
-            prefix=None if prefix is None else prefix[None],
-            weights=None if weights is None else weights[None],
-            rng=np.random.default_rng((self._seed, request.request_step)),
-        )
-        return ActionChunk(rows[0])
+        return self.infer_many([(frame, request)])[0]
+
+    def infer_many(self, calls: Sequence[tuple[Frame, ChunkRequest]]) -> list[ActionChunk]:
+        """The chunks of several requests, each as if it were alone; plain and guided ones go separately."""
+        chunks: list[ActionChunk | None] = [None] * len(calls)
+        for guided in (False, True):
+            some = [index for index, (_, request) in enumerate(calls) if (request.prefix is not None) is guided]
+            if not some:
+                continue
+            frames, requests = [calls[index][0] for index in some], [calls[index][1] for index in some]
+            rngs = [np.random.default_rng((self._seed, abs(request.request_step))) for request in requests]
+            rows = self.infer_batch(
+                np.stack([np.concatenate([frame.state[key] for key in ARMS]) for frame in frames]),
+                np.stack([frame.state["belts"].reshape(2, 2, 2) for frame in frames]),
+                prefix=np.stack([_whole(request.prefix) for request in requests]) if guided else None,
+                weights=np.stack([_whole(request.prefix_weights) for request in requests]) if guided else None,
+                rng=rngs,
+            )
+            for index, made in zip(some, rows, strict=True):
+                chunks[index] = ActionChunk(made)
+        return [chunk for chunk in chunks if chunk is not None]
 
     def infer_batch(
         self,
@@ -90,7 +104,7 @@ class Demo:
         *,
         prefix: Array | None = None,
         weights: Array | None = None,
-        rng: np.random.Generator,
+        rng: np.random.Generator | Sequence[np.random.Generator],
     ) -> Array:
         """Chunks (B, 31, 16) [rad] for B observations at once.
 
@@ -100,10 +114,13 @@ class Demo:
             prefix: rows (B, L, 16) [rad] of the plans that are running; row 0 is the present step's.
             weights: how much each row must agree with the prefix, (B, L) in [0, 1]; without them, or without
                 a prefix, the chunks are sampled alone.
-            rng: draws the noise.
+            rng: draws the noise; a sequence has one for each observation.
         """
         known = features(joints_to_lanes(joints), posts).astype(np.float32)
-        noise = rng.standard_normal((len(joints), KNOTS, 2), dtype=np.float32)
+        if isinstance(rng, np.random.Generator):
+            noise = rng.standard_normal((len(joints), KNOTS, 2), dtype=np.float32)
+        else:
+            noise = np.stack([one.standard_normal((KNOTS, 2), dtype=np.float32) for one in rng])
         target = (
             None if prefix is None or weights is None else _knots(joints_to_lanes(prefix)) / np.float32(LANE_SCALE)
         )
@@ -157,6 +174,16 @@ def _engine(path: Path) -> Engine:
     engine: Engine = plugins.load("engines", "onnx")()
     engine.load(str(path))
     return engine
+
+
+def _whole(rows: Array | None) -> Array:
+    """A prefix or its weights at a chunk's length; rows that are not there bind nothing."""
+    made = np.zeros((ROWS, *(() if rows is None else rows.shape[1:])))
+    if rows is not None:
+        made[: len(rows)] = rows[:ROWS]
+        if rows.ndim == 2:
+            made[len(rows) :] = rows[-1]
+    return made
 
 
 def _knots(rows: Array) -> Float32:

@@ -145,7 +145,11 @@ class Remote:
         if not hasattr(half, "robot") or self._link is None:
             return
         with self._lock:
-            self._greet(self._clock() + self._start_timeout_s)
+            try:
+                self._greet(self._clock() + self._start_timeout_s)
+            except (OSError, WireError) as error:
+                self._lose(error)
+                raise PolicyFailed(f"{self.url}: {_why(error)}") from error
 
     def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
         """The server's answer.

@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from chunkwise.server.inference import Refused
@@ -25,8 +25,11 @@ from chunkwise.wires import (
     Infer,
     Leave,
     Observe,
+    Park,
     Played,
+    Poke,
     Problem,
+    Readiness,
     Reply,
     Reset,
     Result,
@@ -81,8 +84,12 @@ class WireConnection:
         self._send(self._half.opened(self._service.offer(), self._service.clock()))
 
     def received(self, data: Any) -> None:
+        self._guard(lambda: self._half.receive(data, self._service.clock()))
+
+    def _guard(self, calls: Callable[[], Iterable[Any]]) -> None:
+        """Do what the calls say; who does not speak the protocol is let go."""
         try:
-            for call in self._half.receive(data, self._service.clock()):
+            for call in calls():
                 self._take(call)
         except WireError as error:
             self._metrics.refused.labels(self._wire).inc()
@@ -131,6 +138,9 @@ class WireConnection:
     def _hello(self, call: Hello) -> None:
         self._authorise(call.token)
         offer = self._service.offer()
+        if call.wait and offer.readiness is Readiness.LOADING:
+            self._service.loaded.add_done_callback(lambda loaded: None if self._gone else self._take(call))
+            return
         if offer.readiness in ("loading", "failed"):
             self._send_result(call, offer)
             return
@@ -138,8 +148,9 @@ class WireConnection:
         if robot is not None and self._service.check(robot):
             robot = None  # who knows the policy's spec binds by itself, and its frames are in the policy's words
         session = self._service.session(self._wire, call.session, robot, call.expects)
-        self._adopt(session)
-        self._named = bool(call.session)
+        if not call.keyed:
+            self._adopt(session)
+            self._named = bool(call.session)
         self._send_result(call, self._service.offer(session))
 
     def _status(self, call: Status) -> None:
@@ -190,6 +201,18 @@ class WireConnection:
         for further in self._half.fetched(call, content, self._service.clock()):
             self._take(further)
 
+    def _park(self, call: Park) -> None:
+        half: Any = self._half
+
+        def resumed() -> None:
+            if not self._gone:
+                self._guard(lambda: half.resumed(call, self._service.clock()))
+
+        self._service.park((self._wire, call.key), call.seconds, resumed)
+
+    def _poke(self, call: Poke) -> None:
+        self._service.poke((self._wire, call.key))
+
     # Their results --------------------------------------------------------------------------------------------
 
     def _finisher(self, call: Any, session: Session) -> Callable[[Any], None]:
@@ -230,6 +253,8 @@ class WireConnection:
     def _session_of(self, call: Any) -> Session:
         """The session that a call belongs to: of its key, or of the connection."""
         self._authorise(getattr(call, "token", ""))
+        if self._service.readiness is Readiness.DRAINING:
+            raise Refused(Problem(Trouble.DRAINING, "the server is about to stop"))
         key = getattr(call, "session", "")
         if key:
             return self._service.session(self._wire, key, getattr(call, "robot", None))
@@ -258,6 +283,8 @@ _TAKES: dict[type, Callable[[WireConnection, Any], None]] = {
     Reset: WireConnection._reset,
     Cancel: WireConnection._cancel,
     Share: WireConnection._share,
+    Park: WireConnection._park,
+    Poke: WireConnection._poke,
     Fetch: WireConnection._fetch,
 }
 

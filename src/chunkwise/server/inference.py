@@ -70,6 +70,7 @@ class Inference:
 
     Attributes:
         running_since_s: when the job that runs now began; None while there is none.
+        untold: jobs whose result was not told yet.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,6 +81,7 @@ class Inference:
         self._tokens: SimpleQueue[bool] = SimpleQueue()
         self._running: list[Job] = []
         self.running_since_s: float | None = None
+        self.untold = 0
         self._thread = threading.Thread(target=self._run, name="chunkwise-inference", daemon=True)
         self._thread.start()
 
@@ -96,6 +98,7 @@ class Inference:
             job: what to do.
             deadline_s: after so many seconds it is answered with a problem, whether it runs or not.
         """
+        self.untold += 1
         with self._lock:
             replaced, seat.waiting = seat.waiting, job
             if not seat.queued:
@@ -110,6 +113,7 @@ class Inference:
 
     def submit_first(self, job: Job) -> None:
         """Queue a job before all that wait."""
+        self.untold += 1
         with self._lock:
             self._first.append(job)
         self._tokens.put(True)
@@ -153,7 +157,10 @@ class Inference:
         job.finished = True
         if job.timer is not None:
             job.timer.cancel()
-        job.done(result)
+        try:
+            job.done(result)
+        finally:
+            self.untold -= 1
 
     def _run(self) -> None:
         while self._tokens.get():

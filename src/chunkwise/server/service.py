@@ -65,6 +65,7 @@ class Service:
         self.inference = Inference(self.loop, clock)
         self.sessions: dict[tuple[str, str], Session] = {}
         self.loaded: asyncio.Future[Readiness] = self.loop.create_future()
+        self._parked: dict[tuple[str, str], list[Callable[[], None]]] = {}
         self._policy: Policy | None = None
         self._failure = ""
         self._draining = False
@@ -223,12 +224,34 @@ class Service:
             if close is not None:
                 self.inference.submit_first(Job(close, lambda result: None))
 
+    # Requests that wait for another connection ---------------------------------------------------------------
+
+    def park(self, key: tuple[str, str], seconds: float, resumed: Callable[[], None]) -> None:
+        """Call `resumed` when the key is poked, or the time is over."""
+        waiting = self._parked.setdefault(key, [])
+
+        def go_on() -> None:
+            if go_on in waiting:
+                waiting.remove(go_on)
+                timer.cancel()
+                if not waiting and self._parked.get(key) is waiting:
+                    del self._parked[key]
+                resumed()
+
+        waiting.append(go_on)
+        timer = self.loop.call_later(seconds, go_on)
+
+    def poke(self, key: tuple[str, str]) -> None:
+        """Let everybody go on who is parked at the key."""
+        for go_on in list(self._parked.get(key, ())):
+            go_on()
+
     # The end --------------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
-        """Whether a request waits or runs."""
-        return self.inference.waiting > 0 or self.inference.running_since_s is not None
+        """Whether somebody waits for a result."""
+        return self.inference.untold > 0
 
     def drain(self) -> None:
         """Take no new requests."""

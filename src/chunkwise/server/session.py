@@ -103,7 +103,8 @@ class Session:
         """
 
         def finished(result: Any) -> None:
-            self._jobs.pop((owner, call.id), None)
+            if self._jobs.get((owner, call.id)) is job:  # else its number was used again
+                del self._jobs[owner, call.id]
             done(result)
 
         job = Job(lambda: self.answer(self.complete(call)), finished, self._batch, (self, call))

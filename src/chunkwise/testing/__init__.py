@@ -15,6 +15,8 @@ Nothing in the package imports this; it needs no test framework itself.
 from chunkwise.testing.policy import PolicyConformance
 from chunkwise.testing.robot import RobotConformance
 from chunkwise.testing.strategy import StrategyConformance
+from chunkwise.testing.transport import TransportConformance
+from chunkwise.testing.wire import WireConformance
 from chunkwise.testing.worker import WorkerConformance
 from chunkwise.testing.world import CountingPolicy, SimulatedClock, StepWorker, World, counting_world
 
@@ -25,6 +27,8 @@ __all__ = [
     "SimulatedClock",
     "StepWorker",
     "StrategyConformance",
+    "TransportConformance",
+    "WireConformance",
     "WorkerConformance",
     "World",
     "counting_world",

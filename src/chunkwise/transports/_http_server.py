@@ -34,7 +34,7 @@ KEEP_ALIVE_S: Final = 75.0
 CLOSE_S: Final = 1.0
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is not read by mypy
     """uvicorn's protocol with what it lacks: bounds of connections, heads and time.
 
     Args:
@@ -49,18 +49,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Abort one connection too many, else wait for its head."""
         if len(self.connections) >= self._limits.connections:
             self.transport = transport
             transport.abort()
             return
         super().connection_made(transport)
+        self._joined: Any = JoinedWrites(transport, self.loop)
         self._end_unless_within(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The other end has gone."""
+        """The other end has gone; no timer keeps what is left of it."""
         self._in_time()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -89,6 +91,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests at once")
         super().on_headers_complete()
+        self.cycle.transport = self._joined
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body; the application wants it whole, and has refused it already if it is too long."""
+        if self.pipeline or self.cycle.waiting_for_100_continue:
+            super().on_body(body)
+        elif not self.cycle.response_complete:
+            self.cycle.body += body
 
     def pause_writing(self) -> None:
         """It does not read: it has a while for that, too."""
@@ -108,6 +118,39 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class JoinedWrites:
+    """What uvicorn's response needs of a transport; head and body leave together, for half the system calls.
+
+    Args:
+        transport: of the connection.
+        loop: that it runs on.
+    """
+
+    __slots__ = ("_loop", "_pieces", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of this turn of the loop."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        """Close once everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._pieces:
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+            self._transport.write(data)
 
 
 class Exchange:

@@ -110,6 +110,7 @@ class StreamListener:
         self._peers: set[StreamPeer] = set()
         self._server: asyncio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def start(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Begin to accept."""
@@ -121,7 +122,7 @@ class StreamListener:
 
     def admit(self, peer: StreamPeer) -> bool:
         """Whether there is room for one more."""
-        if len(self._peers) >= self.limits.connections:
+        if self._closed or len(self._peers) >= self.limits.connections:
             return False
         self._peers.add(peer)
         return True
@@ -138,6 +139,7 @@ class StreamListener:
                 peer.abort()
 
     async def close(self) -> None:
+        self._closed = True  # somebody may be between the accepting of the socket and connection_made
         if self._watch is not None:
             self._watch.cancel()
         server, self._server = self._server, None

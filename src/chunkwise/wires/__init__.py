@@ -1,4 +1,4 @@
-"""The wire port: one protocol per file, its two halves side by side; bytes to calls, and results to bytes.
+"""The wire port: one protocol per file or folder, its two halves side by side; bytes to calls, results to bytes.
 
 A wire does no I/O and has no clock: what arrived and the time of it go in, calls and what to send come out.  So
 every protocol is tested byte by byte without a socket, and each half against the other.
@@ -94,6 +94,8 @@ class Hello:
         robot: what it drives, where it says so: the server then checks that the policy fits.
         expects: the policy it counts on, where it does: the server refuses to be another one.
         id: number of the call, for the wire's own bookkeeping.
+        wait: it is answered only once the policy is loaded, for protocols that know no "not yet".
+        keyed: `session` is a key for protocols whose connections are no sessions.
     """
 
     session: str = ""
@@ -101,6 +103,8 @@ class Hello:
     robot: RobotSpec | None = None
     expects: PolicySpec | None = None
     id: int = 0
+    wait: bool = False
+    keyed: bool = False
 
 
 @dataclass(slots=True, frozen=True)
@@ -207,6 +211,28 @@ class Fetch:
 
 
 @dataclass(slots=True, frozen=True)
+class Park:
+    """The request waits for something that another connection brings; :meth:`ServerHalf.resumed` goes on.
+
+    Attributes:
+        key: what it waits for; a :class:`Poke` with the same key in any connection of the wire ends the wait.
+        seconds: the longest wait.
+        id: number of the call in its connection.
+    """
+
+    key: str
+    seconds: float
+    id: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Poke:
+    """Whoever is parked at this key goes on.  No answer."""
+
+    key: str
+
+
+@dataclass(slots=True, frozen=True)
 class Share:
     """The client would put arrays into shared memory; answered with :class:`Shared` or a problem."""
 
@@ -228,7 +254,7 @@ class Leave:
     why: str = ""
 
 
-Call = Hello | Infer | Observe | Reset | Cancel | Status | Fetch | Share | Reply | Leave
+Call = Hello | Infer | Observe | Reset | Cancel | Status | Fetch | Share | Park | Poke | Reply | Leave
 
 
 # What a server half is given to answer with -------------------------------------------------------------------
@@ -342,8 +368,13 @@ class ServerHalf(Protocol[In, Out]):
         ...
 
     def fetched(self, call: Fetch, content: memoryview | Problem, now_s: float) -> Sequence[Call]:
-        """The calls in the file that the wire asked for; the view stays valid for as long as it is kept."""
+        """The calls in the file that the wire asked for; the view stays valid for as long as it is kept.
+
+        Only of halves that make :class:`Fetch`.
+        """
         ...
+
+    # A half that makes Park has ``resumed(call, now_s) -> Sequence[Call]`` too: the wait is over.
 
 
 # The client's side --------------------------------------------------------------------------------------------

@@ -73,6 +73,10 @@ _COUNT = struct.Struct("<Q")
 JPEG_QUALITY = 90
 
 
+_MALFORMED = (InterfaceValidationError, LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""What taking apart a tree of another shape raises."""
+
+
 class Kind(IntEnum):
     """Messages; the client's are odd, the server's even."""
 
@@ -222,7 +226,7 @@ class NativeServer:
                 calls += self._call(kind, text, arrays)
             except WireError:
                 raise
-            except (InterfaceValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except _MALFORMED as error:
                 raise WireError(f"{kind.name}: {type(error).__name__}: {error}") from error
         return calls
 
@@ -434,7 +438,7 @@ class NativeClient:
                 events.append(self._event(kind, opened(text, arrays)))
             except WireError:
                 raise
-            except (InterfaceValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
+            except _MALFORMED as error:
                 raise WireError(f"{kind.name}: {type(error).__name__}: {error}") from error
         return events
 

@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     simulation.add_argument("--head-size", type=_size, metavar="HEIGHTxWIDTH", help="of the two head cameras")
     simulation.add_argument("--qpos-struct", action="store_true", help="positions as dora-openarm 1.3 sends them")
     simulation.add_argument("--seed", type=int, default=0, help="of the first episode; the next one has 1 more")
-    simulation.add_argument("--report", type=Path, default=os.getenv("REPORT"), help="file for the report ($REPORT)")
+    simulation.add_argument(
+        "--report", type=Path, default=os.getenv("REPORT"), help="file for the report ($REPORT)"
+    )
     controller = nodes.add_parser("controller", help="start, stopped and quit, on a schedule")
     controller.add_argument("--episodes", type=int, default=2)
     controller.add_argument("--seconds", type=float, default=6.5, help="of an episode")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkwise import plugins
-from chunkwise.contract import Action, Command
+from chunkwise.contract import Action, Command, Frame
 from chunkwise.robots.dora.messages import (
     ARM_JOINTS,
     CAMERAS,
@@ -56,6 +56,16 @@ def arm_action(side: str, joints: NDArray[np.float64]) -> Action:
     )
 
 
+def joints_of(frame: Frame, side: str) -> NDArray[np.float64]:
+    """The joints (8,) [rad] of one arm in an observation."""
+    return np.concatenate([frame.state[f"{side}_arm"], frame.state[f"{side}_gripper"]])
+
+
+def _farthest(joints: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """The largest difference of two sets of joints [rad]."""
+    return float(np.abs(joints - others).max())
+
+
 @dataclass
 class Episode:
     """What happened between one `start` and the next: the score, and the commands that arrived.
@@ -67,6 +77,7 @@ class Episode:
         refused: commands that were not finite or not 8 numbers; the arm kept its target.
         first_offset_rad: the farthest that a joint stood from the first command.
         largest_step_rad: the farthest that a command went from the one before it.
+        farthest_rad: the farthest that a command was from where its arm stood when the episode began.
         gap_p50_ms, gap_p99_ms: between commands of one arm, by the sender's time stamps.
     """
 
@@ -79,6 +90,7 @@ class Episode:
     refused: int = 0
     first_offset_rad: float | None = None
     largest_step_rad: float = 0.0
+    farthest_rad: float = 0.0
     gap_p50_ms: float | None = None
     gap_p99_ms: float | None = None
 
@@ -89,7 +101,7 @@ class Simulation:
     It sends `position_right` and `position_left` (8,) [rad], one JPEG per camera of the observer, and the posts
     (8 numbers) as `phase_classifier_result`, the one field of OpenArm's observation that is free. It takes
     `move_position_right`, `move_position_left` and `command`: `start` puts the arms back and begins an episode,
-    `stopped` ends it, `quit` ends the node.
+    `stopped` ends it, `quit` ends the node. Between episodes the arms keep their targets.
 
     Args:
         node: a Dora node, or what behaves like one.
@@ -134,6 +146,7 @@ class Simulation:
         self._drawn = cameras == "drawn"
         self._episodes: list[Episode] = []
         self._log = _CommandLog()
+        self._began_at: dict[str, NDArray[np.float64]] = {}
         self._running = False
         self._ticks = self._late = 0
 
@@ -189,6 +202,7 @@ class Simulation:
             self._robot.reset(seed)
             self._episodes.append(Episode(seed))
             self._log = _CommandLog()
+            self._began_at = {side: self._joints(side) for side in SIDES}
             self._running = True
         elif command == "stopped":
             self._end_episode()
@@ -205,8 +219,10 @@ class Simulation:
 
     def _move(self, side: str, event: Mapping[str, Any]) -> None:
         """Send one arm where the executor wants it; what is no target moves nothing."""
+        if not self._running:
+            return
         joints = arm_joints(event["value"])
-        episode = self._episodes[-1] if self._running else Episode(-1)
+        episode = self._episodes[-1]
         episode.commands[side] += 1
         stamp = event["metadata"].get("timestamp")
         stamp_ns = stamp if isinstance(stamp, int) else round(1e9 * self._clock())
@@ -217,15 +233,18 @@ class Simulation:
         step = self._log.step(side, joints)
         episode.largest_step_rad = max(episode.largest_step_rad, step)
         if episode.first_offset_rad is None:
-            measured = self._robot.observe()
-            row = np.concatenate([measured.state[f"{side}_arm"], measured.state[f"{side}_gripper"]])
-            episode.first_offset_rad = float(np.abs(joints - row).max())
+            episode.first_offset_rad = _farthest(joints, self._joints(side))
+        episode.farthest_rad = max(episode.farthest_rad, _farthest(joints, self._began_at[side]))
         self._robot.act(arm_action(side, joints))
+
+    def _joints(self, side: str) -> NDArray[np.float64]:
+        """Where an arm stands now (8,) [rad]."""
+        return joints_of(self._robot.observe(), side)
 
     def _send(self) -> None:
         frame = self._robot.observe()
         for side in SIDES:
-            joints = np.concatenate([frame.state[f"{side}_arm"], frame.state[f"{side}_gripper"]])
+            joints = joints_of(frame, side)
             self._node.send_output(f"position_{side}", arm_message(joints, qpos_struct=self._qpos_struct))
         self._node.send_output("phase_classifier_result", posts_message(frame.state["belts"]))
         if self._ticks % self._camera_period:
@@ -252,7 +271,7 @@ class _CommandLog:
         """The farthest [rad] that a joint's target moved since the arm's last command."""
         last = self._last.get(side, joints)
         self._last[side] = joints
-        return float(np.abs(joints - last).max())
+        return _farthest(joints, last)
 
     def gaps_ms(self) -> tuple[float | None, float | None]:
         """Median and 99th percentile between commands of one arm [ms]."""

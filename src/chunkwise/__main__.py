@@ -1,0 +1,7 @@
+"""``python -m chunkwise``: the command line."""
+
+import sys
+
+from chunkwise.cli import main
+
+sys.exit(main())

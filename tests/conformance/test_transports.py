@@ -1,0 +1,41 @@
+"""Every transport there is keeps the contract of a transport."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chunkwise.testing import TransportConformance
+from chunkwise.transports import Address, Transport
+from chunkwise.wires import HttpRequest, HttpResponse
+
+
+@pytest.mark.usefixtures("adapter")
+class TestTransports(TransportConformance):
+    kind = "transports"
+    adapter: Any
+
+    @pytest.fixture(autouse=True)
+    def place(self, adapter: Any, tmp_path: Path) -> None:
+        self.folder = tmp_path
+        self.streams = adapter.scheme != "http"  # type: ignore[misc]
+
+    def make_transport(self) -> Transport:
+        return self.adapter()
+
+    def make_address(self) -> Address:
+        scheme = self.adapter.scheme
+        if scheme == "unix":
+            return Address("unix", str(self.folder / "socket"))
+        return Address(scheme, host="127.0.0.1")
+
+    def make_request(self, content: bytes) -> Any:
+        return content if self.streams else HttpRequest("POST", "/", body=content)
+
+    def make_answer(self, content: bytes) -> Any:
+        return content if self.streams else HttpResponse(body=content)
+
+    def content(self, data: Any) -> bytes:
+        return bytes(data) if self.streams else data.body
