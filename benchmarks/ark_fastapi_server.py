@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.float32]
+CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 
 
 def decoder() -> Callable[[bytes], Picture]:
@@ -53,11 +54,10 @@ def application() -> Any:
     import fastapi
 
     app, model, decode = fastapi.FastAPI(), StateModel(), decoder()
-    text, file = fastapi.Form(...), fastapi.File(None)
 
     async def predict(state, task, cam_high, cam_left_wrist, cam_right_wrist):  # type: ignore[no-untyped-def]
         try:
-            files = {"cam_high": cam_high, "cam_left_wrist": cam_left_wrist, "cam_right_wrist": cam_right_wrist}
+            files = dict(zip(CAMERAS, (cam_high, cam_left_wrist, cam_right_wrist), strict=True))
             images = {name: decode(await item.read()) for name, item in files.items() if item is not None}
             action = model.predict(np.asarray(json.loads(state)), images)
         except Exception as error:
@@ -67,12 +67,9 @@ def application() -> Any:
     # Given here and not in the signature, whose annotations would have to be importable without FastAPI.
     upload = fastapi.UploadFile | None
     predict.__annotations__ = {"state": str, "task": str, **dict.fromkeys(CAMERAS, upload)}
-    predict.__defaults__ = (text, text, file, file, file)
+    predict.__defaults__ = (*(fastapi.Form(...) for _ in range(2)), *(fastapi.File(None) for _ in CAMERAS))
     app.post("/predict")(predict)
     return app
-
-
-CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,8 @@ WORLD = {
 """Modules with a clock, thread, process, socket, file, log or hidden state behind them."""
 EDGES = ("cli", "testing")
 """Nobody imports these."""
-ADAPTERS = ("robots", "policies", "workers", "engines", "chunking.strategies")
-"""Every other file in these packages is an adapter."""
+ADAPTERS = ("robots", "policies", "workers", "engines", "wires", "transports", "chunking.strategies")
+"""Every other file in these packages is an adapter, but for those whose names begin with `_`."""
 FORBIDDEN_NAMES = ("utils", "helpers", "manager", "common", "impl", "bridge", "interface")
 
 
@@ -63,9 +63,20 @@ def adapter_of(module: str) -> str | None:
         if module.startswith(parent + "."):
             name = module.removeprefix(parent + ".").partition(".")[0]
             folder = ROOT.joinpath(*port.split("."))
-            if (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists():
+            there = (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists()
+            if there and not name.startswith("_"):
                 return f"{parent}.{name}"
     return None
+
+
+def _opened(files: Sequence[Path]) -> list[str]:
+    """Modules that open a file or talk to a terminal."""
+    return [
+        dotted(path)
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("open", "print", "input")
+    ]
 
 
 @pytest.mark.parametrize("name", PURE)
@@ -92,14 +103,25 @@ def test_pure_packages_touch_no_clock_thread_process_socket_file_or_log(name: st
         if module.partition(".")[0] in WORLD or module.partition(".")[0] not in known
     ]
     assert not wrong
-    opened = [
-        dotted(path)
-        for path in FILES
-        if package(path) == name
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ("open", "print", "input")
+    assert not _opened([path for path in FILES if package(path) == name])
+
+
+def test_wires_are_protocols_and_nothing_else() -> None:
+    """No clock, thread, process, socket, file or log; third parties by `plugins.require`, when they are wanted."""
+    ours = ("chunkwise.wires", "chunkwise.contract", "chunkwise.chunking", "chunkwise.plugins")
+    harmless = ("urllib.parse", "io")  # texts, and bytes in memory
+    known = sys.stdlib_module_names | {"numpy", "chunkwise"}
+    wires = [path for path in FILES if package(path) == "wires"]
+    wrong = [
+        f"{dotted(path)} imports {module}"
+        for path in wires
+        for module in imports(path)
+        if (module.startswith("chunkwise.") and not any(within(module, parent) for parent in ours))
+        or (module.partition(".")[0] in WORLD and not any(within(module, parent) for parent in harmless))
+        or module.partition(".")[0] not in known
     ]
-    assert not opened
+    assert not wrong
+    assert not _opened(wires)
 
 
 def test_tasks_are_pure_numpy() -> None:
@@ -131,7 +153,7 @@ def test_nobody_imports_the_edges() -> None:
         for path in FILES
         for module in imports(path)
         for edge in EDGES
-        if within(module, f"chunkwise.{edge}") and package(path) != edge
+        if within(module, f"chunkwise.{edge}") and package(path) not in (edge, "__main__")
     ]
     assert not wrong
 

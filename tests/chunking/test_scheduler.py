@@ -133,20 +133,23 @@ def test_reset_keeps_the_delay_and_the_numbers_of_requests() -> None:
     assert decision.source.kind is SourceKind.WAIT
 
 
-def test_a_reconnection_forgets_the_delay_and_keeps_the_plan() -> None:
+def test_an_answer_of_a_policy_that_was_found_again_makes_the_delay_unknown() -> None:
     made = scheduler()
-    counting_world(made, 16, 5).run(range(40))
+    world = counting_world(made, 16, 5)
+    world.run(range(40))
     plan = made.plan
-    assert made.delay.steps == 5
-    made.reconnect()
-    assert made.delay.steps == DelayEstimate().steps and not made.delay.measured
-    decision = made.tick(Tick(40))
-    assert made.plan is plan and decision.source.kind is SourceKind.CHUNK  # the plan runs on
-    assert decision.request is not None  # asked again at once
-    late = made.tick(Tick(41, (Answer(decision.request.id - 1, rows()),)))
-    assert [fault.kind for fault in late.faults] == [FaultKind.STALE]  # of the connection that is gone
-    made.tick(Tick(60, (Answer(decision.request.id, rows(count=40)),)))
-    assert not made.delay.measured  # the first answer after it is warm-up, like the first of all
+    assert made.delay.steps == 5 and made.delay.measured
+    asked = max(d.request.id for d in world.decisions if d.request is not None)
+    made.tick(Tick(40, [Answer(asked, None, "ConnectionResetError: gone")]))
+    assert made.plan is plan and made.delay.steps == 5  # the plan runs on, and nothing was measured
+    back = ActionChunk(np.full((16, 3), 7.0), meta={"reconnected": True})
+    decision = made.tick(Tick(43, [Answer(asked + 1, back)]))
+    assert not made.delay.measured and made.delay.steps == DelayEstimate().steps  # it waited for the way there
+    assert not decision.faults and decision.source.kind is SourceKind.CHUNK
+    np.testing.assert_array_equal(decision.row, np.full(3, 7.0))
+    request = next(d.request for d in (decision, made.tick(Tick(44))) if d.request is not None)
+    made.tick(Tick(request.request_step + 3, [Answer(request.id, rows(7.0, 16))]))
+    assert made.delay.measured and made.delay.steps == 3  # and from then on it is measured again
 
 
 def test_a_hold_that_is_handed_in_is_made_one() -> None:

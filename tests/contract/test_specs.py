@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,16 @@ import pytest
 
 from chunkwise.contract import (
     ComponentSpec,
+    ImageRule,
     InterfaceValidationError,
     PolicyOutputSpec,
     PolicySpec,
     RobotSpec,
     Rotation,
+    policy_differences,
+    policy_spec_from_dict,
+    robot_spec_from_dict,
+    spec_to_dict,
     validate_component_spec,
     validate_policy_output_spec,
     validate_policy_spec,
@@ -125,3 +131,92 @@ def test_specs_answer_questions() -> None:
     assert gripper.supports_command("gripper_velocity") and not gripper.supports_command("joint_position")
     assert ARM.names(2) == ["a", "b"] and ARM.names(3) == ["arm.0", "arm.1", "arm.2"]
     assert POLICY.action_dim == 2 and POLICY.get_output("arm") is OUTPUT and POLICY.get_output("leg") is None
+
+
+RULE = ImageRule(224, 224, "letterbox", "top_left")
+TRAVELLER = replace(
+    POLICY,
+    state_names={"arm": ["b", "a"]},
+    control_hz=50.0,
+    supports_prefix=True,
+    images={"head": RULE},
+    normalisation="sha256:0f",
+    meta={"step": 20_000, "by": ["us", None]},
+)
+
+
+def test_specs_travel_as_json() -> None:
+    limited = replace(ARM, lower=[-np.inf, -2.0], hold="zero", rotation=Rotation.MATRIX_6D)
+    for robot in (ROBOT, replace(ROBOT, components=[limited, replace(ARM, name="other", max_rate=None)])):
+        assert robot_spec_from_dict(json.loads(json.dumps(spec_to_dict(robot)))) == robot
+    for policy in (POLICY, TRAVELLER):
+        assert policy_spec_from_dict(json.loads(json.dumps(spec_to_dict(policy)))) == policy
+
+
+def test_limits_that_are_arrays_arrive_as_lists_so_that_specs_can_be_compared() -> None:
+    arrays = replace(ARM, lower=np.array([-1.0, -2.0]), upper=np.array([1, 2]), max_rate=np.float32(3.0))
+    there = robot_spec_from_dict(json.loads(json.dumps(spec_to_dict(replace(ROBOT, components=[arrays])))))
+    again = robot_spec_from_dict(spec_to_dict(replace(ROBOT, components=[arrays])))
+    assert there == again == replace(ROBOT, components=[replace(ARM, max_rate=3.0)])
+    tree = spec_to_dict(ROBOT)
+    tree["components"][0]["lower"] = np.array([-1.0, -2.0])  # as an array of a message
+    assert robot_spec_from_dict(tree) == ROBOT
+
+
+def test_what_a_later_version_added_is_left_aside() -> None:
+    robot, policy = spec_to_dict(ROBOT), spec_to_dict(TRAVELLER)
+    for tree in (robot, robot["components"][0], policy, policy["outputs"][0], policy["images"]["head"]):
+        tree["of_a_later_version"] = 1
+    assert robot_spec_from_dict(robot) == ROBOT and policy_spec_from_dict(policy) == TRAVELLER
+
+
+@pytest.mark.parametrize("tree", [{}, {"name": "r"}, {"components": [3]}, {"components": [{}]}, [], "robot", None])
+def test_what_is_no_spec_is_refused(tree: Any) -> None:
+    with pytest.raises(InterfaceValidationError):
+        robot_spec_from_dict(tree)
+    with pytest.raises(InterfaceValidationError):
+        policy_spec_from_dict(tree)
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "words"),
+    [
+        (robot_spec_from_dict, {"control_hz": "fast"}, "control_hz|robot spec"),
+        (robot_spec_from_dict, {"components": [spec_to_dict(ROBOT)["components"][0] | {"dof": 3}]}, "3 entries"),
+        (robot_spec_from_dict, {"image_keys": 4}, "robot spec"),
+        (policy_spec_from_dict, {"outputs": [{"target": "arm"}]}, "policy spec"),
+        (policy_spec_from_dict, {"action_horizon": 0}, "action_horizon"),
+        (policy_spec_from_dict, {"images": {"head": {"pad": "left"}}}, r"images\['head'\]: pad must be one of"),
+        (policy_spec_from_dict, {"images": []}, "policy spec"),
+        (policy_spec_from_dict, {"control_hz": -1.0}, "control_hz"),
+    ],
+)
+def test_a_spec_that_arrives_is_checked_like_any_other(make: Any, change: dict[str, Any], words: str) -> None:
+    tree = spec_to_dict(ROBOT if make is robot_spec_from_dict else TRAVELLER) | change
+    with pytest.raises(InterfaceValidationError, match=words):
+        make(tree)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"required_image_keys": []}, "cameras: ['head'] here, [] there"),
+        ({"required_state_keys": ["arm", "force"]}, "states: ['arm'] here, ['arm', 'force'] there"),
+        ({"outputs": [replace(OUTPUT, names=["a", "b"])]}, "output 'arm': names differ"),
+        ({"outputs": [replace(OUTPUT, unit="deg", rotation=None)]}, "output 'arm': unit, rotation differ"),
+        ({"outputs": []}, "outputs: ['arm'] here, [] there"),
+        ({"state_names": {"arm": ["a", "b"]}}, "state_names['arm']: another order or other joints"),
+        ({"action_horizon": 50}, "action_horizon: 8 here, 50 there"),
+        ({"control_hz": 30.0}, "control_hz: 50.0 here, 30.0 there"),
+        ({"normalisation": "sha256:1f"}, "normalisation: 'sha256:0f' here, 'sha256:1f' there"),
+        ({"normalisation": ""}, "normalisation: 'sha256:0f' here, None there"),
+        ({"images": {"head": replace(RULE, pad="centre")}}, "images['head'].pad: top_left here, centre there"),
+        ({"images": {}}, "images['head'].height: 224 here, 0 there"),
+    ],
+)
+def test_where_policies_differ_is_named(change: dict[str, Any], words: str) -> None:
+    assert words in policy_differences(TRAVELLER, replace(TRAVELLER, **change))
+
+
+def test_what_a_robot_need_not_know_is_no_difference() -> None:
+    assert not policy_differences(TRAVELLER, replace(TRAVELLER, name="other", meta={}, supports_prefix=False))

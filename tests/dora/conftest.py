@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -57,29 +57,40 @@ class PolicyServer:
     """`chunkwise serve` as a process of its own.
 
     Attributes:
-        lines: what it wrote to its log until it was asked last.
+        lines: what it has written to its log.
     """
 
-    def __init__(self, policy: str, socket: Path) -> None:
+    def __init__(self, policy: str, socket: Path, *further: str) -> None:
         self.socket, self.lines = socket, list[str]()
         command = "import sys; from chunkwise.cli import main; sys.exit(main())"
         listen = f"openarm=unix:{socket}?{TASK}"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", command, "serve", "--policy", policy, "--listen", listen, "--verbose"],
+            [
+                *(sys.executable, "-c", command, "serve", "--policy", policy, "--verbose"),
+                *(word for address in (listen, *further) for word in ("--listen", address)),
+            ],
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.wait_for("policy_loaded")
 
-    def wait_for(self, event: str, times: int = 1) -> None:
-        """Read the log until an event has been seen so often."""
+    def _read(self) -> None:
         assert self._process.stderr is not None
-        while self.count(event) < times:
-            line = self._process.stderr.readline()
-            assert line, f"the server ended before {event}:\n{''.join(self.lines)}"
-            self.lines.append(line)
+        for line in self._process.stderr:
+            with self._grown:
+                self.lines.append(line)
+                self._grown.notify_all()
+
+    def wait_for(self, event: str, times: int = 1) -> None:
+        """Until an event has been seen in the log so often."""
+        with self._grown:
+            found = self._grown.wait_for(lambda: self.count(event) >= times, 60)
+        assert found, f"no {event} in the log:\n{''.join(self.lines)}"
 
     def count(self, event: str) -> int:
         """How often the log, as far as it was read, names an event."""
@@ -89,10 +100,9 @@ class PolicyServer:
         """SIGTERM, and its exit code; the log is complete then."""
         if self._process.poll() is None:
             self._process.terminate()
+        self._reader.join(30)
         assert self._process.stderr is not None
-        with contextlib.suppress(ValueError):  # closed, for it was stopped before
-            self.lines += self._process.stderr.readlines()
-            self._process.stderr.close()
+        self._process.stderr.close()
         return self._process.wait(30)
 
 
@@ -103,9 +113,11 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
     # Not pytest's own folder: the name of a UNIX socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
 
-        def start(policy: str) -> PolicyServer:
-            servers.append(PolicyServer(policy, Path(folder, "policy.socket")))
+        def start(policy: str, *further: str) -> PolicyServer:
+            servers.append(PolicyServer(policy, Path(folder, "policy.socket"), *further))
             return servers[-1]
+
+        start.folder = folder  # type: ignore[attr-defined]
 
         try:
             yield start

@@ -18,6 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 DATAFLOW = ROOT / "inference" / "dataflow-inference.yaml"
+ROBOT_DATAFLOW = ROOT / "inference" / "dataflow-robot.yaml"
 GRACE_S = 15
 """How long `dora run` may take to stop [s]; it gives a node 10 s to end by itself."""
 RESET = "Resetting trajectory, discarding any previous trajectory."

@@ -97,3 +97,14 @@ def test_after_a_restart_of_the_server_the_arms_hold_until_the_dataflow_is_start
     assert episode["seconds"] > 2.5, "the simulation ran on to the end of its episode"
     assert 0 < episode["commands"]["right"] < 500, "commands end with the connection"
     assert episode["refused"] == 0 and episode["farthest_rad"] < HOLD_RAD, "the arms hold"
+
+
+def test_our_own_control_loop_is_a_node(venv: Path, dataflow: ModuleType, tmp_path: Path) -> None:
+    text = dataflow.ROBOT_DATAFLOW.read_text(encoding="utf-8")
+    ended = dataflow.run(text, venv=venv, socket=tmp_path / "none", folder=tmp_path, stop_after_s=30)
+
+    assert ended.code == 0, ended.output[-4000:]
+    assert not ended.survivors
+    (episode,) = ended.report["episodes"]
+    assert episode["refused"] == 0 and min(episode["commands"].values()) > 200, "50 commands a second"
+    assert episode["passed"] >= 6 and episode["hits"] <= 3

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunkwise.runtime.pacing import Histogram, Pacer
+from chunkwise.runtime.pacing import Histogram, Pacer, StepClock
 from chunkwise.testing.world import SimulatedClock
 
 
@@ -121,3 +121,51 @@ def test_histogram_of_nothing_and_of_extremes() -> None:
         histogram.record(value)
     assert histogram.quantile(0.2) <= 1e-9
     assert histogram.max_s == 1e12
+
+
+@settings(max_examples=60)
+@given(st.lists(st.floats(-0.4, 0.4), min_size=1, max_size=80), st.sampled_from([10.0, 50.0, 333.3]))
+def test_calls_that_come_a_little_early_or_late_repeat_and_skip_no_step(jitter: list[float], hz: float) -> None:
+    steps = StepClock(hz)
+    assert steps.next(50.0) == 0
+    for number, off in enumerate(jitter, 1):
+        assert steps.next(50.0 + (number + off) / hz) == number
+
+
+def test_after_a_gap_the_step_is_the_one_whose_time_it_is() -> None:
+    steps = StepClock(50.0)
+    assert [steps.next(1.0 + 0.02 * number) for number in range(4)] == [0, 1, 2, 3]
+    assert steps.next(1.0 + 0.02 * (3 + 5) + 0.005) == 8
+    assert steps.next(1.0 + 0.02 * (3 + 6) + 0.005) == 9
+
+
+def test_calls_at_twice_the_rate_have_each_step_twice() -> None:
+    steps = StepClock(50.0)
+    told = [steps.next(7.0 + 0.01 * number) for number in range(200)]
+    assert told == [0, *(step for step in range(1, 100) for _ in range(2)), 100]
+
+
+def test_calls_at_half_the_rate_have_every_second_step() -> None:
+    steps = StepClock(50.0)
+    told = [steps.next(7.0 + 0.04 * number) for number in range(100)]
+    assert told == list(range(0, 200, 2))
+
+
+@settings(max_examples=60)
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=60))
+def test_the_step_of_a_moment_is_the_one_whose_period_it_is_and_never_an_earlier_one(waits: list[float]) -> None:
+    steps, now, last = StepClock(20.0), 100.0, 0
+    assert steps.step(now) == 0
+    for wait in waits:
+        now += wait
+        step = steps.step(now)
+        assert step >= last
+        assert abs(step - (now - 100.0) * 20.0 + 0.5) <= 0.5 + 1e-5
+        last = step
+    assert steps.step(now - 50.0) == last  # a clock that goes back does not take the robot back
+
+
+@pytest.mark.parametrize("control_hz", [0.0, -1.0, float("nan"), float("inf")])
+def test_steps_of_no_rate_are_refused(control_hz: float) -> None:
+    with pytest.raises(ValueError, match="control_hz"):
+        StepClock(control_hz)

@@ -18,8 +18,7 @@ import pytest
 import requests
 
 from chunkwise.contract import ChunkRequest, Frame
-from chunkwise.transports import Address, Limits, Link, Listener, Peer
-from chunkwise.transports import _http_server as server_module
+from chunkwise.transports import Address, Limits, Link, Listener, Peer, _http_protocol, _http_server
 from chunkwise.transports.http import Http
 from chunkwise.wires import Answered, HttpRequest, HttpResponse, Observe, Played, Reply
 from chunkwise.wires.ark import Ark
@@ -206,7 +205,7 @@ def test_no_timer_keeps_a_connection_that_was_reset() -> None:
 
 
 def test_no_answer_in_time_is_a_504(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "RESPONSE_S", 0.0)
+    monkeypatch.setattr(_http_server, "RESPONSE_S", 0.0)
     with serving() as server:
         said = raw(server, b"GET /never HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert status_of(said) == 504 and b'{"detail": "no answer within' in said
@@ -273,8 +272,8 @@ def test_what_is_not_put_up_with(data: bytes, status: int) -> None:
 
 
 def test_a_connection_that_says_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "HEAD_S", 0.0)
-    monkeypatch.setattr(server_module, "BODY_S", 0.0)
+    monkeypatch.setattr(_http_protocol, "HEAD_S", 0.0)
+    monkeypatch.setattr(_http_server, "BODY_S", 0.0)
     with serving() as server:
         assert raw(server, b"") == b""
         assert status_of(raw(server, b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n")) in (0, 408)

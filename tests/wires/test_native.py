@@ -544,23 +544,48 @@ def test_arrays_in_shared_memory_are_the_same_arrays() -> None:
         (call,) = server.receive(data, 0.0)
         assert bits(call.frame) == bits(seen)
         assert bits(call.request) == bits(dataclasses.replace(PLANNED, id=number))
-        memory[:] = bytes(len(memory))  # what arrived is no longer there, and was copied
-        assert bits(call.frame) == bits(seen)
+        images = [bytes(image) for image in call.frame.images.values()]
+        assert all(not image.flags.writeable for image in call.frame.images.values())
+        memory[:] = bytes(len(memory))  # what is not an image was copied
+        assert bits(dataclasses.replace(call.frame, images={})) == bits(dataclasses.replace(seen, images={}))
+        assert [bytes(image) for image in call.frame.images.values()] != images  # images are where they were put
+        answered = server.answer(call, ActionChunk(np.zeros((1, 2))), 0.0)
+        del call
+        client.receive(server.answer(Reset(number), None, 0.0), 0.0)
+        client.receive(answered, 0.0)
 
 
-def test_a_request_does_not_write_where_the_last_one_lies() -> None:
+def test_nothing_is_written_where_somebody_still_looks() -> None:
     client, server, _ = sharing()
-    first = sent(client.ask(1, FRAME, PLAIN, None))
-    client.ask(2, dataclasses.replace(FRAME, state={"arm": np.zeros(2)}), PLAIN, None)
-    (call,) = server.receive(first, 0.0)
-    assert bits(call.frame) == bits(FRAME)
+    chunk = ActionChunk(np.zeros((1, 2)))
+    calls = [server.receive(sent(client.ask(number, FRAME, PLAIN, None)), 0.0)[0] for number in range(4)]
+    assert sent(client.ask(4, FRAME, PLAIN, None))[3] == 3  # all four places are in use: through the stream
+    client.receive(server.answer(calls[1], chunk, 0.0), 0.0)  # the policy keeps what it saw
+    assert sent(client.ask(5, FRAME, PLAIN, None))[3] == 3
+    kept = calls[0].frame
+    del calls[0]
+    client.receive(server.answer(calls[2], chunk, 0.0), 0.0)
+    assert sent(client.ask(6, FRAME, PLAIN, None))[3] == 3  # `kept` holds its place
+    del kept
+    client.receive(server.answer(calls[2], Problem(Trouble.CANCELLED, "-"), 0.0), 0.0)
+    assert sent(client.ask(7, FRAME, PLAIN, None))[3] == 15
+    assert sent(client.ask(8, FRAME, PLAIN, None))[3] == 3
+
+
+def test_an_answer_frees_no_place_that_was_taken_after_its_request() -> None:
+    client, server, _ = sharing()
+    (first,) = server.receive(sent(client.ask(1, FRAME, PLAIN, None)), 0.0)
+    answered = server.answer(first, ActionChunk(np.zeros((1, 2))), 0.0)
+    for number in (2, 3, 4):
+        client.ask(number, FRAME, PLAIN, None)  # on their way while the answer is
+    client.receive(answered, 0.0)
+    assert sent(client.ask(5, FRAME, PLAIN, None))[3] == 3
 
 
 def test_memory_that_was_written_meanwhile_is_refused() -> None:
-    client, server, _ = sharing()
+    client, server, memory = sharing()
     first = sent(client.ask(1, FRAME, PLAIN, None))
-    for number in (2, 3):
-        client.ask(number, FRAME, PLAIN, None)
+    memory[:8] = bytes(8)
     with pytest.raises(WireError, match="changed the memory while it was read"):
         server.receive(first, 0.0)
 

@@ -242,7 +242,8 @@ class Scheduler:
         chunk = answer.chunk
         if chunk is None:
             return Fault(FaultKind.POLICY_FAILED, flight.id, answer.error or "no chunk")
-        if chunk.meta.get("reconnected"):
+        meta = getattr(chunk, "meta", None)  # whether it is a chunk at all is asked further down
+        if isinstance(meta, dict) and meta.get("reconnected"):
             self.delay.reset()  # the policy is another one, or elsewhere, and this answer waited for the way there
         elif self._answered:
             self.delay.record(step - flight.step)

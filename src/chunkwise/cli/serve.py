@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import signal
 import ssl
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +39,8 @@ and on the robot's side:
   chunkwise run --robot my_robot.py:MyRobot --policy native://gpu-box:7777
 """
 LEVELS = ("debug", "info")
+MAX_LOG_LINES = 4096
+"""Lines that wait to be written; further ones are lost and counted."""
 SWITCH_INTERVAL_S = 0.0005
 """A policy that holds the interpreter lets the event loop in after this; Python's own default is 5 ms."""
 
@@ -74,8 +79,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         return asyncio.run(_serve(server, parsed.drain_s))
     except OSError as error:  # an address that cannot be had
-        print(f"chunkwise: {error.strerror or error}", file=sys.stderr)
+        log("failed", error=error.strerror or str(error))
         return 1
+    finally:
+        log.close()
 
 
 def _add_flags(parser: Parser) -> None:
@@ -145,7 +152,7 @@ async def _serve(server: Server, drain_s: float) -> int:
 
 
 class Log:
-    """Events as lines on stderr.
+    """Events as lines on stderr, written by a thread of its own: a reader that does not read stops no robot.
 
     Args:
         form: ``text`` or ``json``.
@@ -154,17 +161,38 @@ class Log:
 
     def __init__(self, form: str, least: str) -> None:
         self._json, self._least = form == "json", LEVELS.index(least)
+        self._lines: queue.Queue[str | None] = queue.Queue(MAX_LOG_LINES)
+        self._lost = 0
+        self._thread = threading.Thread(target=self._write, name="chunkwise-log", daemon=True)
+        self._thread.start()
 
     def __call__(self, name: str, level: str = "info", **details: Any) -> None:
         """One line."""
         if LEVELS.index(level) < self._least:
             return
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        if self._lost:
+            details["lines_lost_before"] = self._lost
         if self._json:
             line = json.dumps({"time": time, "level": level, "event": name, **details}, default=str)
         else:
             line = " ".join([time, name, *(f"{key}={_plain(value)}" for key, value in details.items())])
-        print(line, file=sys.stderr, flush=True)
+        try:
+            self._lines.put_nowait(line)
+            self._lost = 0
+        except queue.Full:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Write what waits, as far as somebody reads it."""
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
+        self._thread.join(1.0)
+
+    def _write(self) -> None:
+        while (line := self._lines.get()) is not None:
+            with suppress(OSError, ValueError):
+                print(line, file=sys.stderr, flush=True)
 
 
 def _plain(value: object) -> str:

@@ -148,10 +148,15 @@ class Unpacker:
 
     Args:
         remembers: says of a path whether its arrays may be repeated.
-        copy: whether the arrays are new and writable; else they are views of the bytes.
+        copy: says of a path whether its array is new and writable; else it is a view of the bytes.
     """
 
-    def __init__(self, remembers: Callable[[Path], bool] = lambda path: False, *, copy: bool = True) -> None:
+    def __init__(
+        self,
+        remembers: Callable[[Path], bool] = lambda path: False,
+        *,
+        copy: Callable[[Path], bool] = lambda path: True,
+    ) -> None:
         self._remembers, self._copy = remembers, copy
         self._last: dict[Path, NDArray[Any]] = {}
 
@@ -196,7 +201,7 @@ class Unpacker:
                 array = self._last[path].copy()
             else:
                 array, at = _array(arrays, at, *entry[1:])
-                array = array.copy() if self._copy else array
+                array = array.copy() if self._copy(path) else array
                 if self._remembers(path):
                     self._last[path] = array.copy()
             _put(tree, path, array)

@@ -35,6 +35,7 @@ from chunkwise.wires import (
     Offered,
     Readiness,
     Sending,
+    Trouble,
     Welcome,
     Wire,
     WireError,
@@ -202,6 +203,9 @@ class Remote:
         if event is None:
             self._give_up(half, id)
             raise PolicyTimedOut(f"{self.url}: no answer within {self._timeout_s:g} s")
+        if isinstance(event, Failed) and event.problem.kind is Trouble.DEADLINE:
+            self._become(State.STALLED, event.problem.text)
+            raise PolicyTimedOut(f"{self.url}: {event.problem.text}")
         if isinstance(event, Failed):
             self._become(State.DEGRADED, event.problem.text)
             raise PolicyFailed(f"{self.url}: {event.problem.kind}: {event.problem.text}")
@@ -275,7 +279,7 @@ class Remote:
         if size < SHARED_FROM_BYTES:
             return
         self._memory_asked = True
-        self._send(half.ask_for_memory(0, min(2 * size + (1 << 20), 64 << 20)))
+        self._send(half.ask_for_memory(0, min(5 * size + (1 << 18), 64 << 20)))
         offered = self._await(0, self._timeout_s)
         if isinstance(offered, Offered):
             memory = attach(offered.path, offered.size, offered.nonce)
@@ -322,7 +326,8 @@ class Remote:
             if opening is None:
                 break
             self._send(opening)
-            event = self._await(0, min(self._timeout_s, until_s - self._clock()))
+            left_s = until_s - self._clock()  # a server that says nothing while it loads may use all of it
+            event = self._await(0, left_s if getattr(half, "patient", False) else min(self._timeout_s, left_s))
             if event is None:
                 raise TimeoutError("the server accepted the connection and says nothing")
             if isinstance(event, Failed):
@@ -396,12 +401,11 @@ def _parts(url: str) -> tuple[Wire, Transport, Address]:
     scheme, _, rest = url.partition(":")
     name, _, transport = scheme.partition("+")
     maker = plugins.load("wires", name)
-    transport = transport or maker.transports[0]
-    if transport not in maker.transports:
+    address = Address.parse(f"{transport or maker.transports[0]}:{rest}")
+    if address.transport not in maker.transports:
         raise InterfaceValidationError(f"{url}: {name} is carried by {', '.join(maker.transports)}")
-    address = Address.parse(f"{transport}:{rest}")
     wire: Wire = maker(**options.chosen(maker, address.options, f"wire {name}"))
-    return wire, plugins.load("transports", transport)(), address
+    return wire, plugins.load("transports", address.transport)(), address
 
 
 def _why(error: BaseException) -> str:

@@ -164,6 +164,9 @@ class StepClock:
         self._start: float | None = None
         self._last = -1
 
+    _FAR = 0.95
+    """Periods; at a whole one, calls at twice the rate or at half of it would be told apart by rounding."""
+
     def step(self, now_s: float) -> int:
         """The step whose period it is, from 0 at the first call; never before the last one."""
         self._last = max(self._last, int(self._passed(now_s) + 1e-6))
@@ -173,12 +176,12 @@ class StepClock:
         """The step of a call that comes once per step: one on from the last, unless time says otherwise.
 
         A call that comes a little early or late is still the next one, so that jitter repeats and skips no row.
-        One that is more than a period off is not: calls were lost, or come at another rate.
+        One that is a period off is not: calls were lost, or come at another rate.
         """
         passed, due = self._passed(now_s), self._last + 1
-        if passed - due > 1.0:
-            due = int(passed)
-        elif due - passed > 1.0:
+        if passed - due > self._FAR:
+            due = int(passed + 1e-6)
+        elif due - passed > self._FAR:
             due = self._last
         self._last = max(due, 0)
         return self._last

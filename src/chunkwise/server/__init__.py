@@ -21,7 +21,7 @@ from chunkwise import plugins
 from chunkwise.contract import InterfaceValidationError
 from chunkwise.policies import Policy
 from chunkwise.server.connection import WireConnection
-from chunkwise.server.health import HealthConnection
+from chunkwise.server.health import ALIVE, HealthConnection
 from chunkwise.server.metrics import Metrics
 from chunkwise.server.service import Service, Settings
 from chunkwise.transports import Address, Connection, Limits, Listener, Peer, Transport
@@ -60,7 +60,7 @@ class Server:
         listens: where what is spoken.
         settings: how the policy is served.
         limits: of every listener.
-        tls: for tcp and http, where it is wanted.
+        tls: for all but unix, where it is wanted.
         version: told to clients.
         on_event: told what happened, for logs: a name and details.
 
@@ -138,9 +138,10 @@ class Server:
             assert listen.wire is not None
             return WireConnection(self.service, listen.name, listen.wire.server(), peer, self.metrics, guarded)
 
-        if listen.address.transport == "http":
+        alive = ALIVE.get(listen.address.transport)
+        if alive is not None:
             inner = None if listen.wire is None else wired
-            return lambda peer: HealthConnection(self.service, self.metrics, peer, inner)
+            return lambda peer: HealthConnection(self.service, self.metrics, peer, inner, alive)
         return wired
 
     async def _sweep(self) -> None:

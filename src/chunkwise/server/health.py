@@ -1,4 +1,4 @@
-"""``/healthz``, ``/readyz`` and ``/metrics``, on every HTTP address beside what is spoken there."""
+"""``/healthz``, ``/readyz`` and ``/metrics``, on every HTTP and websocket address beside what is spoken there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from chunkwise.transports import Connection, Peer
 from chunkwise.wires import HttpRequest, HttpResponse, Readiness
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+ALIVE = {
+    "http": HttpResponse(200, b'{"status": "ok"}'),
+    "websocket": HttpResponse(200, b"OK\n", "text/plain"),  # as probes of policy servers over websockets know it
+}
+"""What is said at ``/healthz``, by transport; these are the transports that carry requests."""
 
 
 class HealthConnection:
@@ -22,17 +27,27 @@ class HealthConnection:
         metrics: what is counted.
         peer: the other end.
         inner: makes the connection for everything else; None for nothing.
+        alive: the answer at ``/healthz``.
     """
 
     def __init__(
-        self, service: Service, metrics: Metrics, peer: Peer, inner: Callable[[Peer], Connection] | None
+        self,
+        service: Service,
+        metrics: Metrics,
+        peer: Peer,
+        inner: Callable[[Peer], Connection] | None,
+        alive: HttpResponse = ALIVE["http"],
     ) -> None:
         self._service, self._metrics, self._peer, self._make = service, metrics, peer, inner
+        self._alive = alive
         self._inner: Connection | None = None
 
     def opened(self) -> None: ...
 
     def received(self, data: Any) -> None:
+        if self._inner is not None:  # what follows the request, where a transport carries more than it
+            self._inner.received(data)
+            return
         response = self._respond(data)
         if response is not None:
             self._peer.send(response)
@@ -48,7 +63,7 @@ class HealthConnection:
 
     def _respond(self, request: HttpRequest) -> HttpResponse | None:
         if request.path == "/healthz":  # the event loop turns: that is what it says
-            return HttpResponse(200, b'{"status": "ok"}')
+            return self._alive
         if request.path == "/readyz":
             offer = self._service.offer()
             body = json.dumps({"status": offer.readiness, "detail": offer.detail}).encode()

@@ -176,6 +176,7 @@ class Inference:
                 self._loop.call_soon_threadsafe(self._tell, jobs, results)
             except RuntimeError:  # the loop has ended
                 return
+            del jobs, results  # what they saw is not needed while the next one is waited for
 
     def _tell(self, jobs: Sequence[Job], results: Sequence[Any]) -> None:
         for job, result in zip(jobs, results, strict=True):

@@ -118,8 +118,9 @@ class Service:
             detail = f"loading for {self.clock() - self._begun_s:.1f} s"
         elif readiness is Readiness.STALLED:
             detail = f"an inference runs for {self.clock() - (self.inference.running_since_s or 0.0):.1f} s"
-        binding = None if session is None else session.binding
-        spec = getattr(self._policy, "spec", None) if binding is None else binding.policy
+        # Of a policy without a spec there is none to tell, not even later: this end binds it, and answers in the
+        # robot's order.
+        spec = getattr(self._policy if session is None else session.policy, "spec", None)
         policy = spec if isinstance(spec, PolicySpec) else None
         return Offer(readiness, detail, policy, "" if session is None else session.name, self._version)
 

@@ -63,6 +63,8 @@ class Session:
     def bind(self, robot: RobotSpec | None) -> None:
         """Bind the policy to a robot by name; None for a client that has bound it already.
 
+        A policy without a spec is bound once its first answer gives one.
+
         Raises:
             Refused: they do not fit; the text names what is missing.
         """
@@ -76,9 +78,6 @@ class Session:
                 self.binding = connect(robot or robot_for(spec), spec)
             except InterfaceValidationError as error:
                 raise Refused(Problem(Trouble.MISMATCH, str(error))) from error
-        elif robot is None:
-            text = "the policy declares no spec: say in HELLO what robot it is to drive"
-            raise Refused(Problem(Trouble.MISMATCH, text))
 
     def admit(self, now_s: float) -> None:
         """Count a request.
@@ -184,7 +183,9 @@ class Session:
             InterfaceValidationError: it is none, or holds a number that is not finite.
         """
         if self.binding is None:
-            assert self._robot is not None
+            if self._robot is None:
+                text = "the policy declares no spec, and the client has not said what robot it drives"
+                raise Refused(Problem(Trouble.MISMATCH, text))
             self.binding = connect(self._robot, spec_of_answer(self._robot, answer, type(self.policy).__name__))
         chunk = self.binding.chunk(answer)
         if not np.isfinite(chunk.rows).all():

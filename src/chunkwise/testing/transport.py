@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from chunkwise.transports import Address, Limits, Link, Listener, Peer, Transport
+from chunkwise.transports import Address, Connection, Limits, Link, Listener, Peer, Transport
+from chunkwise.wires import HttpRequest
 
 PATIENCE_S = 10.0
 """For what must happen; only a failing check uses it up."""
@@ -34,7 +35,7 @@ class TransportConformance:
     """
 
     streams: ClassVar[bool] = True
-    """Whether it moves a stream of bytes; else each message is a connection of its own, with one answer."""
+    """Whether a connection carries bytes for as long as it lasts; else it is one message with one answer."""
 
     def make_transport(self) -> Transport:
         """The transport under test; override this."""
@@ -203,7 +204,8 @@ class TransportConformance:
     ) -> Iterator[Address]:
         """Somebody who listens, on a loop in another thread; where."""
         with _loop() as run:
-            serve = self.make_transport().serve(address or self.make_address(), accept, limits or Limits())
+            made = (lambda peer: _Begun(accept(peer))) if self.streams else accept
+            serve = self.make_transport().serve(address or self.make_address(), made, limits or Limits())
             listener: Listener = run(serve)
             try:
                 yield listener.address
@@ -255,6 +257,17 @@ class TransportConformance:
         except OSError:
             return True
         return False
+
+
+class _Begun:
+    """Hands everything on but the request that a connection may begin with."""
+
+    def __init__(self, inner: Connection) -> None:
+        self.opened, self.lost, self._received = inner.opened, inner.lost, inner.received
+
+    def received(self, data: Any) -> None:
+        if not isinstance(data, HttpRequest):
+            self._received(data)
 
 
 class _Echo:

@@ -55,6 +55,8 @@ POLICY = PolicySpec(
     state_names={"arm": ["a", "b"]},
 )
 """What is behind a server whose client does not know it beforehand."""
+STREAMS = {"tcp", "unix"}
+"""Transports that move bytes; the others move messages, each of them whole."""
 MOST_BYTES = 1 << 30
 """A stream without sense is given up before this."""
 TRIES = 5
@@ -256,7 +258,7 @@ class _Talk:
     def __init__(self, wire: Wire, make_frame: Callable[[PolicySpec], Frame]) -> None:
         self.wire, self._make_frame = wire, make_frame
         self.server, self.client = wire.server(), wire.client()
-        self.streams = "http" not in wire.transports
+        self.streams = bool(STREAMS & set(wire.transports))
         self.piece, self.scramble, self.now_s, self._id = 1 << 30, False, 1000.0, 0
         self.policy = self.client.spec or POLICY
         self._files: dict[str, bytes] = {}

@@ -16,12 +16,16 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from chunkwise.contract import InterfaceValidationError
 
 
+ALIASES = {"ws": "websocket"}
+"""Schemes that others know a transport by."""
+
+
 @dataclass(slots=True, frozen=True)
 class Address:
     """Where something listens: ``unix:/run/x.sock``, ``tcp://127.0.0.1:7777``, ``http://[::1]:8000/``.
 
     Attributes:
-        transport: ``unix``, ``tcp``, ``http`` ...
+        transport: ``unix``, ``tcp``, ``http``, ``websocket`` (or ``ws``) ...
         path: of the socket, or of the URL.
         host, port: for those that have them.
         options: the query, as texts by name.
@@ -62,7 +66,8 @@ class Address:
             return cls(parts.scheme, path, options=options)
         if not host:
             raise InterfaceValidationError(f"{text!r} names no host, as in {parts.scheme}://127.0.0.1:7777")
-        return cls(parts.scheme, "" if path == "/" else path, host, port, options)
+        transport = ALIASES.get(parts.scheme, parts.scheme)
+        return cls(transport, "" if path == "/" else path, host, port, options)
 
     @property
     def local(self) -> bool:

@@ -42,7 +42,7 @@ class SharedMemory:
         self.buffer = memoryview(self._map)[:size]
 
     def close(self) -> None:
-        """Let it go; views that are still used keep the memory, not the descriptor.  Twice is fine."""
+        """Let it go; views that are still used keep the memory until they are gone too.  Twice is fine."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from chunkwise.transports import Accept, Address, Connection, Limits
 
@@ -39,8 +39,7 @@ class StreamPeer(asyncio.BufferedProtocol):
         self.gone = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # another event loop's is like it, and no subclass
         tune(transport.get_extra_info("socket"))
         where = transport.get_extra_info("peername")
         self.name = f"{where[0]}:{where[1]}" if isinstance(where, tuple) else "unix"

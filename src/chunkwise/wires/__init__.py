@@ -344,7 +344,8 @@ class ServerHalf(Protocol[In, Out]):
     """The server's end of one connection.
 
     What goes in and out is bytes for a wire that is carried by a stream or by messages, and an
-    :class:`HttpRequest` and :class:`HttpResponse` for one that is carried by HTTP.
+    :class:`HttpRequest` and :class:`HttpResponse` for one that is carried by HTTP.  Over a websocket the request
+    that asks for it comes first, at both ends, and texts are text frames.
     """
 
     def opened(self, offer: Offer, now_s: float) -> Out | None:
@@ -441,6 +442,9 @@ class ClientHalf(Protocol):
 
     Attributes:
         lockstep: nothing may be sent before the last call was answered.
+
+    One whose server says nothing while it loads has a true ``patient``; ``token``, ``session``, ``robot`` and
+    ``expects`` are set on those that have them.
     """
 
     lockstep: bool

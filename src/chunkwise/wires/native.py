@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -34,7 +35,7 @@ from chunkwise.contract import (
     robot_spec_from_dict,
     spec_to_dict,
 )
-from chunkwise.contract.packing import Packed, PackingError, Unpacker
+from chunkwise.contract.packing import Packed, PackingError, Path, Unpacker
 from chunkwise.wires import (
     Answered,
     Buffer,
@@ -71,6 +72,9 @@ _HEADER = struct.Struct("<2sBBII")
 _PLACE = struct.Struct("<QQQ")
 _COUNT = struct.Struct("<Q")
 JPEG_QUALITY = 90
+PLACES = 4
+"""Requests that a client can have in shared memory at once: one that is read, one that waits, two to spare."""
+MAX_PLACES = 64
 
 
 _MALFORMED = (InterfaceValidationError, LookupError, TypeError, ValueError, AttributeError, OverflowError)
@@ -196,8 +200,10 @@ class Inbox:
         self._body = np.empty(text + arrays, dtype=np.uint8).data
 
 
-def opened(text: memoryview, arrays: memoryview, copy: bool = False) -> dict[str, Any]:
-    """The tree of a message.
+def opened(
+    text: memoryview, arrays: memoryview, copy: Callable[[Path], bool] = lambda path: False
+) -> dict[str, Any]:
+    """The tree of a message; its arrays are views of the message, which is nobody else's, unless `copy` says no.
 
     Raises:
         WireError: it holds none.
@@ -214,7 +220,7 @@ class NativeServer:
     def __init__(self, max_bytes: int) -> None:
         self._inbox = Inbox(max_bytes)
         self._memory: memoryview | None = None
-        self._greeted = False
+        self._read: dict[int, weakref.ref[NDArray[np.uint8]]] = {}  # offset -> what the images there are views of
 
     def opened(self, offer: Offer, now_s: float) -> bytes | None:
         return None
@@ -294,26 +300,37 @@ class NativeServer:
         )
 
     def _from_memory(self, text: memoryview) -> dict[str, Any]:
-        """A tree whose arrays lie in shared memory; copied, and refused where the client wrote meanwhile."""
+        """A tree whose arrays lie in shared memory; images are views of it, everything else is copied."""
         if self._memory is None or len(text) < _PLACE.size:
             raise WireError("INFER_SHARED: there is no shared memory, or no place in it")
         offset, size, count = _PLACE.unpack_from(text)
         end = offset + size
         if offset < _COUNT.size or end > len(self._memory):
             raise WireError(f"INFER_SHARED: bytes {offset} to {end} of {len(self._memory)} shared ones")
-        tree = opened(text[_PLACE.size :], self._memory[offset:end], copy=True)
+        if offset not in self._read and len(self._read) >= MAX_PLACES:
+            raise WireError(f"INFER_SHARED: more than {MAX_PLACES} places in shared memory")
+        place = np.frombuffer(self._memory[offset:end], dtype=np.uint8)
+        place.flags.writeable = False
+        self._read[offset] = weakref.ref(place)
+        tree = opened(text[_PLACE.size :], place.data, copy=lambda path: path[:2] != ("frame", "images"))
         if _COUNT.unpack_from(self._memory, offset - _COUNT.size)[0] != count:
             raise WireError("INFER_SHARED: the client changed the memory while it was read")
         return tree
+
+    def _busy(self) -> dict[str, Any]:
+        """What an answer says of shared memory: the places whose images somebody still looks at."""
+        if not self._read:
+            return {}
+        return {"busy": [offset for offset, place in self._read.items() if place() is not None]}
 
     def answer(self, call: Call, result: Result, now_s: float) -> bytes | None:
         id = getattr(call, "id", None)
         if isinstance(result, ActionChunk):
             tree = {"id": id, "rows": result.rows, "first_step": result.first_step}
             server_s = result.meta.get("server_s")
-            return message(Kind.CHUNK, tree | {"server_s": server_s})
+            return message(Kind.CHUNK, tree | {"server_s": server_s} | self._busy())
         if isinstance(result, Problem):
-            return _problem(id, result)
+            return _problem(id, result, self._busy())
         if isinstance(result, Shared):
             self._memory = result.buffer
             tree = {"id": id, "path": result.path, "nonce": result.nonce.hex(), "size": len(result.buffer)}
@@ -347,7 +364,7 @@ class NativeClient:
         self.expects: PolicySpec | None = None
         self.token = ""
         self._memory: memoryview | None = None
-        self._offset = 0
+        self._places: dict[int, int | None] = {}  # offset -> the call that may still be read there
         self._counts = itertools.count(1)
 
     def opening(self) -> Sending | None:
@@ -392,25 +409,35 @@ class NativeClient:
         return Sending(shared or pieces(Kind.INFER, tree))
 
     def _into_memory(self, tree: dict[str, Any]) -> bytes | None:
-        """The message with its arrays in shared memory; None where there is too little of it."""
+        """The message with its arrays in shared memory; None where there is too little of it, or all is in use."""
         assert self._memory is not None
-        # Two halves in turn: what the server may still be reading is not what is written next.
-        half = len(self._memory) // 2
-        self._offset = half - self._offset
-        room = self._memory[self._offset : self._offset + half]
+        offset = next((offset for offset, call in self._places.items() if call is None), None)
+        if offset is None:
+            return None
+        room = self._memory[offset - _COUNT.size : offset + self._room]
         count = next(self._counts)
-        _COUNT.pack_into(room, 0, 0)  # whoever still reads what was here finds that it is gone
+        _COUNT.pack_into(room, 0, 0)  # a server that reads here all the same finds that it should not
         try:
             packed = Packed(tree, into=room[_COUNT.size :])
         except PackingError:
             return None
         _COUNT.pack_into(room, 0, count)
-        text = _PLACE.pack(self._offset + _COUNT.size, packed.size, count) + packed.text
+        self._places[offset] = tree["id"]
+        text = _PLACE.pack(offset, packed.size, count) + packed.text
         return _HEADER.pack(b"CW", VERSION, Kind.INFER_SHARED, len(text), 0) + text
+
+    def _free(self, id: int, busy: list[int]) -> None:
+        """The server has answered call `id` and says what it still reads; calls before it have arrived, too."""
+        for offset, call in self._places.items():
+            if call is not None and call <= id and offset not in busy:
+                self._places[offset] = None
 
     def share(self, buffer: memoryview) -> None:
         """Put the arrays of requests there from now on."""
-        self._memory = buffer
+        share = len(buffer) // PLACES // 64 * 64
+        if share > _COUNT.size:
+            self._memory, self._room = buffer, share - _COUNT.size
+            self._places = {share * index + _COUNT.size: None for index in range(PLACES)}
 
     def ask_for_memory(self, id: int, size: int) -> Sending:
         """Ask for shared memory; the answer is :class:`Offered`."""
@@ -444,6 +471,8 @@ class NativeClient:
 
     def _event(self, kind: Kind, tree: dict[str, Any]) -> Event:
         id = _number_or_none(tree["id"])
+        if id is not None and "busy" in tree:
+            self._free(id, [_number(offset) for offset in tree["busy"]])
         if kind is Kind.PROBLEM:
             return Failed(id, Problem(Trouble(tree["kind"]), _text(tree["text"], 1 << 16)))
         number = _number(id)
@@ -513,8 +542,8 @@ def _weights(weights: Any, prefix: NDArray[np.float64] | None) -> NDArray[np.flo
     return made
 
 
-def _problem(id: int | None, problem: Problem) -> bytes:
-    return message(Kind.PROBLEM, {"id": id, "kind": problem.kind, "text": problem.text})
+def _problem(id: int | None, problem: Problem, further: dict[str, Any] | None = None) -> bytes:
+    return message(Kind.PROBLEM, {"id": id, "kind": problem.kind, "text": problem.text} | (further or {}))
 
 
 def _offer_tree(offer: Offer) -> dict[str, Any]:

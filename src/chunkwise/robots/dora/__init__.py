@@ -1,10 +1,11 @@
-"""OpenArm in a Dora dataflow: the control loop joins a running dataflow as one of its nodes.
+"""OpenArm in a Dora dataflow, of which the control loop is a node.
 
 The package also holds nodes of our own, a simulated OpenArm and a controller: ``python -m chunkwise.robots.dora``.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -26,19 +27,21 @@ LOOK_S: Final = 0.01
 
 
 def _node(node_id: str) -> Any:
-    """The dataflow's node of that name, which is declared there with ``path: dynamic``."""
-    return plugins.require("dora", extra="dora").Node(node_id)
+    """This process's node where Dora started it, else the dynamic node of that name."""
+    dora = plugins.require("dora", extra="dora")
+    return dora.Node() if "DORA_NODE_CONFIG" in os.environ else dora.Node(node_id)
 
 
 class Dora:
     """Two OpenArms whose drivers and cameras are nodes of a dataflow.
 
-    The dataflow declares this node with ``path: dynamic``. Its inputs are named as the observer's: `arm_right`,
-    `arm_left` (8 numbers each [rad]), `camera_...` (JPEG) and `phase_classifier_result`; its outputs are
+    The dataflow starts the control loop (``path: chunkwise``, ``args: run --robot dora ...``), or lets it join
+    while it runs (``path: dynamic``). The node's inputs are named as the observer's: `arm_right`, `arm_left`
+    (8 numbers each [rad]), `camera_...` (JPEG) and `phase_classifier_result`; its outputs are
     `move_position_right` and `move_position_left`. An observation is the newest of each that arrived.
 
     Args:
-        node_id: this node's name in the dataflow.
+        node_id: the dynamic node's name in the dataflow.
         cameras: inputs with images.
         tracker: the posts of the task "two belts" come as `phase_classifier_result`, for state `belts`
             (2 lanes, 2 posts, 2) [m].
