@@ -106,8 +106,10 @@ def test_what_no_policy_can_be_is_said_clearly(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="is a directory, which is not supported"):
         read("--policy", str(tmp_path))
-    with pytest.raises(UsageError, match="is a URI, which is not supported"):
+    with pytest.raises(UsageError, match="no wire 'hf'"):
         read("--policy", "hf://somebody/policy")
+    with pytest.raises(UsageError, match="is a URI, which is not supported"):
+        read("--robot", "native://robot:7777")
     with pytest.raises(UsageError, match=r"does not say which class: my_policy\.py:Class"):
         read("--policy", "my_policy.py")
     with pytest.raises(UnknownAdapter, match="did you mean 'wave'"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 from chunkwise import plugins
 from chunkwise.contract import robot_layout
 from chunkwise.recording import EpisodeWriter
+from chunkwise.server import Listen, Server
+from chunkwise.transports import Address
 
 EXTRA_FOLDER = "CHUNKWISE_TEST_FOLDER"
 """A folder with folders named as in `plugins.KINDS`, whose adapters are tested as well."""
@@ -38,7 +42,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("adapter", plugins.names(kind), indirect=True)
 
 
-def recording(folder: Path) -> Mapping[str, Any]:
+@contextmanager
+def recording(folder: Path) -> Iterator[Mapping[str, Any]]:
     """A short episode of the mock robot."""
     robot = plugins.load("robots", "mock")(arms=1, cameras=("head",))
     layout = robot_layout(robot.spec)
@@ -48,11 +53,47 @@ def recording(folder: Path) -> Mapping[str, Any]:
             writer.frame(robot.observe(), step=step)
             action = layout.action(np.full(layout.width, 0.01 * step))
             writer.action(action, robot.act(action), step=step)
-    return {"path": str(path)}
+    yield {"path": str(path)}
 
 
-ARGUMENTS: Mapping[tuple[str, str], Callable[[Path], Mapping[str, Any]]] = {
+@contextmanager
+def served(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """A server with a policy that asks for nothing but joints."""
+    loop, address = asyncio.new_event_loop(), Address("unix", str(folder / "policy.sock"))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = Server(
+        plugins.load("policies", "wave"), [Listen("native", plugins.load("wires", "native")(), address)]
+    )
+
+    async def begin() -> None:
+        await server.start()
+        await server.service.loaded
+
+    def run(work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    try:
+        run(begin())
+        yield {"url": f"native+unix://{address.path}"}
+    finally:
+        run(server.stop(drain_s=0.0))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def fake_node(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """A node of Dora without Dora."""
+    path = Path(__file__).parents[1] / "dora" / "fake_node.py"
+    yield {"node_factory": plugins.load("robots", f"{path}:FakeNode")}
+
+
+ARGUMENTS: Mapping[tuple[str, str], Callable[[Path], AbstractContextManager[Mapping[str, Any]]]] = {
+    ("policies", "remote"): served,
     ("policies", "replay"): recording,
+    ("robots", "dora"): fake_node,
     ("robots", "replay"): recording,
 }
 """What an adapter that cannot be made without arguments is made with."""
@@ -66,7 +107,6 @@ def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         made = plugins.load(kind, name)
     except plugins.MissingExtra as missing:
         pytest.skip(f"{name}: {missing}")
-    if (kind, name) in ARGUMENTS:
-        made = functools.partial(made, **ARGUMENTS[kind, name](tmp_path))
-    request.instance.adapter = made
-    yield made
+    with ARGUMENTS.get((kind, name), lambda folder: nullcontext({}))(tmp_path) as arguments:
+        request.instance.adapter = functools.partial(made, **arguments) if arguments else made
+        yield request.instance.adapter

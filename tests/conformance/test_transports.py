@@ -10,6 +10,10 @@ import pytest
 from chunkwise.testing import TransportConformance
 from chunkwise.transports import Address, Transport
 from chunkwise.wires import HttpRequest, HttpResponse
+from chunkwise.wires._grpc import framed, messages_of
+
+REQUESTS = ("http", "grpc")
+"""Transports that move requests and their responses."""
 
 
 @pytest.mark.usefixtures("adapter")
@@ -20,7 +24,7 @@ class TestTransports(TransportConformance):
     @pytest.fixture(autouse=True)
     def place(self, adapter: Any, tmp_path: Path) -> None:
         self.folder = tmp_path
-        self.streams = adapter.scheme != "http"  # type: ignore[misc]
+        self.streams = adapter.scheme not in ("http", "zmq", "grpc")  # type: ignore[misc]
 
     def make_transport(self) -> Transport:
         return self.adapter()
@@ -32,10 +36,16 @@ class TestTransports(TransportConformance):
         return Address(scheme, host="127.0.0.1")
 
     def make_request(self, content: bytes) -> Any:
-        return content if self.streams else HttpRequest("POST", "/", body=content)
+        content = self._body(content)
+        return content if self.adapter.scheme not in REQUESTS else HttpRequest("POST", "/", body=content)
 
     def make_answer(self, content: bytes) -> Any:
-        return content if self.streams else HttpResponse(body=content)
+        content = self._body(content)
+        return content if self.adapter.scheme not in REQUESTS else HttpResponse(body=content)
 
     def content(self, data: Any) -> bytes:
-        return bytes(data) if self.streams else data.body
+        body = data.body if isinstance(data, (HttpRequest, HttpResponse)) else bytes(data)
+        return b"".join(messages_of(body)) if self.adapter.scheme == "grpc" else body
+
+    def _body(self, content: bytes) -> bytes:
+        return framed([content]) if self.adapter.scheme == "grpc" else content

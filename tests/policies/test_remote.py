@@ -66,11 +66,12 @@ class Named:
         return self
 
     def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+        horizon = self.spec.action_horizon or 1
         self.seen.append((frame, request))
         self.entered.release()
         assert self.go.wait(PATIENCE_S), "the test never let go"
         row = np.array([0.01 * int(name[-1]) for name in self.order])
-        return ActionChunk(np.tile(row, (self.spec.action_horizon or 1, 1)))
+        return ActionChunk(np.tile(row, (horizon, 1)))
 
     def reset(self) -> None:
         self.resets += 1
@@ -317,13 +318,14 @@ def test_an_answer_that_takes_too_long_is_given_up_and_never_taken(behind: Behin
             there.infer(frame(), ChunkRequest(11))
         assert there.state is State.STALLED
         assert policy.entered.acquire(timeout=PATIENCE_S)
-        policy.go.set()
+        given_up = ('{result="cancelled",wire="native"} 1.0', '{result="deadline",wire="native"} 1.0')
 
-        async def idle() -> None:
-            while server.service.busy:
+        async def told() -> None:
+            while not any(count in server.metrics.text().decode() for count in given_up):
                 await asyncio.sleep(0)
 
-        behind.run(idle())
+        behind.run(told())
+        policy.go.set()
         policy.spec = replace(policy.spec, action_horizon=None)
         there._timeout_s = PATIENCE_S
         late = there.infer(frame(), ChunkRequest(12))

@@ -17,6 +17,8 @@ COMMANDS = {
     "run": "drive a robot with a policy, and report how it went",
     "serve": "let robots elsewhere ask a policy, over any number of wires at once",
     "check": "see whether a policy fits a robot, without moving it",
+    "record-wire": "keep every byte between a client and a server elsewhere on a tape",
+    "replay-wire": "play a tape's client against a live server, and show what is answered differently",
     "list": "the robots, policies, strategies, workers and engines there are",
 }
 
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        listed = "\n".join(f"  {name:<8}{text}" for name, text in COMMANDS.items())
+        listed = "\n".join(f"  {name:<13}{text}" for name, text in COMMANDS.items())
         print(USAGE.format(commands=listed), end="")
         return 0 if words else 2
     name, *rest = words
@@ -75,7 +77,7 @@ def _dispatch(words: list[str]) -> int:
         from chunkwise.options import UsageError
 
         raise UsageError(f"no command {name!r}{nearest(name, COMMANDS)}; there are: {', '.join(COMMANDS)}")
-    command = importlib.import_module(f"chunkwise.cli.{name}")
+    command = importlib.import_module(f"chunkwise.cli.{name.replace('-', '_')}")
     _end_on_termination()
     return int(command.main(rest))
 

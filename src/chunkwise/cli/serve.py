@@ -22,6 +22,7 @@ from chunkwise.cli.assembly import make_policy, make_strategy
 from chunkwise.cli.parser import Parser, dotted
 from chunkwise.cli.settings import Choice, resolved
 from chunkwise.options import UsageError, chosen, convert
+from chunkwise.recording.tape import TapeWriter
 from chunkwise.server import Listen, Server, Settings
 from chunkwise.transports import Address, Limits
 from chunkwise.wires import Readiness
@@ -67,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
     limits = Limits(connections=_number(parsed.max_connections, int, "max-connections"))
     log = Log(parsed.log, LEVELS[0] if parsed.verbose else LEVELS[1])
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tape = _tape(parsed.tape, log)
     server = Server(
         lambda: make_policy(policy),
         listens,
@@ -75,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
         tls=_tls(parsed.tls_cert, parsed.tls_key),
         version=f"chunkwise {version('chunkwise')}",
         on_event=log,
+        tap=None if tape is None else tape.tap,
     )
     try:
         return asyncio.run(_serve(server, parsed.drain_s))
@@ -82,6 +85,8 @@ def main(argv: Sequence[str]) -> int:
         log("failed", error=error.strerror or str(error))
         return 1
     finally:
+        if tape is not None:
+            tape.close()
         log.close()
 
 
@@ -116,6 +121,9 @@ def _add_flags(parser: Parser) -> None:
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain (PEM) for tcp and http addresses")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
+    parser.add_argument(
+        "--tape", metavar="DIR", help="keep every byte of every connection in a new file there, for replay-wire"
+    )
     parser.add_argument("--max-sessions", metavar="N", default="256", help="clients at once (default 256)")
     parser.add_argument("--max-connections", metavar="N", default="256", help="of each address (default 256)")
     parser.add_argument(
@@ -248,6 +256,14 @@ def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise UsageError(f"cannot use {cert}: {error}") from error
     return context
+
+
+def _tape(folder: str | None, log: Log) -> TapeWriter | None:
+    if folder is None:
+        return None
+    path = Path(folder) / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.tape"
+    log("taping", file=str(path))
+    return TapeWriter(path, on_full=lambda why: log("tape_full", error=why))
 
 
 def _number(text: str, kind: type, name: str) -> Any:

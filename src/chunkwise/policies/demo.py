@@ -181,7 +181,7 @@ def _whole(rows: Array | None) -> Array:
     made = np.zeros((ROWS, *(() if rows is None else rows.shape[1:])))
     if rows is not None:
         made[: len(rows)] = rows[:ROWS]
-        if rows.ndim == 2:
+        if rows.ndim == 2 and len(rows):
             made[len(rows) :] = rows[-1]
     return made
 

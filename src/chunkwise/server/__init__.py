@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from chunkwise.server.connection import WireConnection
 from chunkwise.server.health import ALIVE, HealthConnection
 from chunkwise.server.metrics import Metrics
 from chunkwise.server.service import Service, Settings
-from chunkwise.transports import Address, Connection, Limits, Listener, Peer, Transport
+from chunkwise.transports import Accept, Address, Connection, Limits, Listener, Peer, Transport
 from chunkwise.wires import Readiness, Wire
 
 __all__ = ["Listen", "Server", "Service", "Settings"]
@@ -63,6 +63,8 @@ class Server:
         tls: for all but unix, where it is wanted.
         version: told to clients.
         on_event: told what happened, for logs: a name and details.
+        tap: what a listener accepts with, with everything that its connections say and hear on a tape; told the
+            wire, the transport and the address; None for no tape.
 
     Raises:
         InterfaceValidationError: a wire cannot be carried by that transport, or an address that others can reach
@@ -79,8 +81,9 @@ class Server:
         tls: ssl.SSLContext | None = None,
         version: str = "",
         on_event: Callable[..., None] = lambda name, **details: None,
+        tap: Callable[[Mapping[str, str], Accept], Accept] | None = None,
     ) -> None:
-        self._make, self._listens = make, list(listens)
+        self._make, self._listens, self._tap = make, list(listens), tap
         self._settings, self._limits, self._tls = settings or Settings(), limits or Limits(), tls
         self._version, self._say = version, on_event
         self._listeners: list[Listener] = []
@@ -104,7 +107,7 @@ class Server:
                 transport: Transport = plugins.load("transports", listen.address.transport)()
                 how = getattr(transport, "dial") if listen.dial else transport.serve  # noqa: B009
                 tls = None if listen.address.transport == "unix" else self._tls
-                listener: Listener = await how(listen.address, self._accept(listen), self._limits, tls)
+                listener: Listener = await how(listen.address, self._taped(listen), self._limits, tls)
                 self._listeners.append(listener)
                 self._say("listening", wire=listen.name, address=str(listener.address), tls=tls is not None)
         except BaseException:
@@ -130,6 +133,11 @@ class Server:
         await asyncio.gather(*(listener.close() for listener in listeners))
         self.service.close()
         self._say("stopped")
+
+    def _taped(self, listen: Listen) -> Accept:
+        about = {"wire": listen.name, "transport": listen.address.transport, "address": str(listen.address)}
+        accept = self._accept(listen)
+        return accept if self._tap is None else self._tap(about, accept)
 
     def _accept(self, listen: Listen) -> Callable[[Peer], Connection]:
         guarded = not listen.anonymous and listen.address.transport != "unix"

@@ -65,7 +65,8 @@ class WireConnection:
         metrics: Metrics,
         guarded: bool,
     ) -> None:
-        self._service, self._wire, self._half, self._peer = service, wire, half, peer
+        self._service, self._wire, self._peer = service, wire, peer
+        self._half: Any = half
         self._metrics, self._guarded = metrics, guarded and bool(service.settings.token)
         self._number = next(_numbers)
         self._session: Session | None = None
@@ -94,6 +95,7 @@ class WireConnection:
         except WireError as error:
             self._metrics.refused.labels(self._wire).inc()
             self._service.say("refused", wire=self._wire, peer=self._peer.name, error=str(error))
+            self._send(error.farewell)
             self._peer.close()
         except Exception as error:  # noqa: BLE001  a fault of ours ends this connection, and no other
             where = "".join(traceback.format_exception(error)[-2:])
@@ -108,8 +110,10 @@ class WireConnection:
         session, self._session = self._session, None
         if session is not None:
             self._service.leave(self._wire, session, self._number, forget=not self._named)
-        if self._memory is not None:
-            self._memory.close()
+        memory, self._memory = self._memory, None
+        self._half = None  # it looks at the shared memory, and what is in a cycle is let go late
+        if memory is not None:
+            memory.close()
         self._service.say("left", level="debug", wire=self._wire, connection=self._number, why=why)
 
     # Calls ----------------------------------------------------------------------------------------------------

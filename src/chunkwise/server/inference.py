@@ -13,6 +13,8 @@ from typing import Any
 
 from chunkwise.wires import Problem, Trouble
 
+Work = tuple[Callable[[], Any], Any]
+"""What a job runs, and its argument for a batch."""
 Done = Callable[[Any], None]
 """Told the result of a job, on the event loop, once."""
 
@@ -26,7 +28,6 @@ class Job:
         done: told what it returned, or the problem.
         batch: jobs with the same batch may be run together, by :attr:`Batch.run`; None for alone.
         argument: what the batch is given for this job.
-        began_s: when it began to run.
     """
 
     run: Callable[[], Any]
@@ -34,7 +35,6 @@ class Job:
     batch: Batch | None = None
     argument: Any = None
     finished: bool = False
-    began_s: float | None = None
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
 
@@ -79,7 +79,6 @@ class Inference:
         self._order: deque[Seat] = deque()
         self._first: deque[Job] = deque()  # loading, resets and the like: before every inference
         self._tokens: SimpleQueue[bool] = SimpleQueue()
-        self._running: list[Job] = []
         self.running_since_s: float | None = None
         self.untold = 0
         self._thread = threading.Thread(target=self._run, name="chunkwise-inference", daemon=True)
@@ -157,65 +156,73 @@ class Inference:
         job.finished = True
         if job.timer is not None:
             job.timer.cancel()
+        done = job.done
+        # A circle with frames in it would be let go late.  Whatever runs has its work already, see `_take`.
+        job.run, job.done, job.argument = _nothing, _nothing, None
         try:
-            job.done(result)
+            done(result)
         finally:
             self.untold -= 1
 
     def _run(self) -> None:
         while self._tokens.get():
-            jobs = self._take()
+            jobs, works = self._take()
             if not jobs:
                 continue
-            self._running, self.running_since_s = jobs, self._clock()
-            for job in jobs:
-                job.began_s = self.running_since_s
-            results = self._results(jobs)
-            self._running, self.running_since_s = [], None
+            self.running_since_s = self._clock()
+            results = results_of(jobs[0].batch, works)
+            self.running_since_s = None
             try:
                 self._loop.call_soon_threadsafe(self._tell, jobs, results)
             except RuntimeError:  # the loop has ended
                 return
-            del jobs, results  # what they saw is not needed while the next one is waited for
+            del jobs, works, results  # what they saw is not needed while the next one is waited for
 
     def _tell(self, jobs: Sequence[Job], results: Sequence[Any]) -> None:
         for job, result in zip(jobs, results, strict=True):
             self._finish(job, result)
 
-    def _take(self) -> list[Job]:
-        """The next job, and those that can be run with it."""
+    def _take(self) -> tuple[list[Job], list[Work]]:
+        """The next job, those that run with it, and what they do: a job that is given up lets go of that."""
         with self._lock:
-            if self._first:
-                return [self._first.popleft()]
-            jobs: list[Job] = []
-            skipped: list[Seat] = []
-            while self._order:
-                seat = self._order.popleft()
-                job = seat.waiting
-                if job is None:
-                    seat.queued = False
-                elif not jobs or (job.batch is not None and job.batch is jobs[0].batch):
-                    seat.waiting, seat.queued = None, False
-                    jobs.append(job)
-                    if job.batch is None or len(jobs) >= job.batch.most:
-                        break
-                else:
-                    skipped.append(seat)
-            self._order.extendleft(reversed(skipped))
-            return jobs
+            jobs = [self._first.popleft()] if self._first else self._next()
+            return jobs, [(job.run, job.argument) for job in jobs]
 
-    @staticmethod
-    def _results(jobs: Sequence[Job]) -> Sequence[Any]:
-        batch = jobs[0].batch
-        if batch is None or len(jobs) == 1:
-            return [attempt(job.run) for job in jobs]
-        together = attempt(lambda: batch.run([job.argument for job in jobs]))
-        if isinstance(together, Problem):
-            return [together] * len(jobs)
-        if len(together) != len(jobs):
-            text = f"{len(together)} answers to {len(jobs)} requests"
-            return [Problem(Trouble.POLICY_FAILED, text)] * len(jobs)
-        return [told(item) if isinstance(item, Exception) else item for item in together]
+    def _next(self) -> list[Job]:
+        """Of the seat whose turn it is, and of others where the jobs can be run together; the lock is held."""
+        jobs: list[Job] = []
+        skipped: list[Seat] = []
+        while self._order:
+            seat = self._order.popleft()
+            job = seat.waiting
+            if job is None:
+                seat.queued = False
+            elif not jobs or (job.batch is not None and job.batch is jobs[0].batch):
+                seat.waiting, seat.queued = None, False
+                jobs.append(job)
+                if job.batch is None or len(jobs) >= job.batch.most:
+                    break
+            else:
+                skipped.append(seat)
+        self._order.extendleft(reversed(skipped))
+        return jobs
+
+
+def results_of(batch: Batch | None, works: Sequence[Work]) -> Sequence[Any]:
+    """What each of some jobs comes to, a problem where it failed; on the inference thread."""
+    if batch is None or len(works) == 1:
+        return [attempt(run) for run, _ in works]
+    together = attempt(lambda: batch.run([argument for _, argument in works]))
+    if isinstance(together, Problem):
+        return [together] * len(works)
+    if len(together) != len(works):
+        text = f"{len(together)} answers to {len(works)} requests"
+        return [Problem(Trouble.POLICY_FAILED, text)] * len(works)
+    return [told(item) if isinstance(item, Exception) else item for item in together]
+
+
+def _nothing(*_: Any) -> None:
+    """What a job that is over runs and tells."""
 
 
 def attempt(run: Callable[[], Any]) -> Any:

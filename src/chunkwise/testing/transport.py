@@ -17,6 +17,8 @@ from chunkwise.wires import HttpRequest
 
 PATIENCE_S = 10.0
 """For what must happen; only a failing check uses it up."""
+LOOP_S = 10.0
+"""For a listener to begin and to end."""
 
 
 class TransportConformance:
@@ -210,6 +212,7 @@ class TransportConformance:
             try:
                 yield listener.address
             finally:
+                run(_settled())
                 for _ in range(closings):
                     try:
                         run(listener.close())
@@ -311,6 +314,12 @@ class _Silent(_Echo):
         super().__init__(peer, lambda peer, data: None)
 
 
+async def _settled() -> None:
+    """Let connections that are being made or ended come to their end."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 @contextmanager
 def _loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
     """An event loop in a thread of its own; what runs a coroutine there and waits for it."""
@@ -319,11 +328,10 @@ def _loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
     thread.start()
 
     def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(PATIENCE_S)
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(LOOP_S)
 
     async def drained() -> None:
-        for _ in range(20):  # connections that are being made or ended come to their end
-            await asyncio.sleep(0)
+        await _settled()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -334,5 +342,5 @@ def _loop() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
     finally:
         run(drained())
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(PATIENCE_S)
+        thread.join(LOOP_S)
         loop.close()

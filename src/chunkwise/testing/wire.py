@@ -6,7 +6,9 @@ up, and time is a number that the checks let pass.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ from chunkwise.wires import (
     Played,
     Problem,
     Readiness,
+    Reply,
     Reset,
     Result,
     Sending,
@@ -60,6 +63,7 @@ STREAMS = {"tcp", "unix"}
 MOST_BYTES = 1 << 30
 """A stream without sense is given up before this."""
 TRIES = 5
+_numbers = itertools.count(1)
 
 
 class WireConformance:
@@ -262,6 +266,7 @@ class _Talk:
         self.piece, self.scramble, self.now_s, self._id = 1 << 30, False, 1000.0, 0
         self.policy = self.client.spec or POLICY
         self._files: dict[str, bytes] = {}
+        self._peer = f"client {next(_numbers)}"
         first = self.server.opened(self._offer(), self.now_s)
         if first is not None:
             self.client.receive(first, self.now_s)
@@ -321,7 +326,9 @@ class _Talk:
     def written(self, sending: Sending) -> Any:
         """What goes over the connection, in one piece; the files are there from now on."""
         self._files = {path: b"".join(map(bytes, pieces)) for path, pieces in sending.files.items()}
-        return b"".join(sending.data) if isinstance(sending.data, list) else sending.data
+        pieces = sending.data if isinstance(sending.data, list) else []
+        several = any(isinstance(piece, HttpRequest) for piece in pieces)
+        return b"".join(pieces) if pieces and not several else sending.data
 
     def received(self, data: Any) -> Sequence[Any]:
         """The calls in what arrived at the server, which must understand it."""
@@ -331,9 +338,13 @@ class _Talk:
             raise AssertionError(f"the server half does not understand the client half: {error}") from error
 
     def taken(self, data: Any) -> Sequence[Any]:
-        """The calls in what arrived at the server."""
+        """The calls in what arrived at the server; of several requests in the last, for the others come before it."""
+        if isinstance(data, list):
+            for request in data[:-1]:
+                self._served(request)
+            return self.taken(data[-1])
         if isinstance(data, HttpRequest):
-            self.server = self.wire.server()
+            self.server, data = self.wire.server(), replace(data, peer=self._peer)
         calls: list[Any] = []
         for call in self._fed(self.server, data):
             if isinstance(call, Leave):
@@ -343,6 +354,15 @@ class _Talk:
             else:
                 calls.append(call)
         return calls
+
+    def _served(self, request: Any) -> None:
+        """Answer a request that comes before the one that matters."""
+        for call in self.taken(request):
+            greeting = isinstance(call, (Hello, Status))
+            answer = call.data if isinstance(call, Reply) else None
+            answer = self.server.answer(call, self._offer(), self.now_s) if greeting else answer
+            if answer is not None:
+                self.client.receive(answer, self.now_s)
 
     def _fed(self, half: Any, data: Any) -> list[Any]:
         if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -382,6 +402,8 @@ def _answered(events: Sequence[Any]) -> ActionChunk | None:
 
 def _spoiled(data: Any, draw: np.random.Generator) -> Any:
     """The same with some bytes changed, lost or added."""
+    if isinstance(data, list):
+        return [_spoiled(item, draw) for item in data]
     if isinstance(data, HttpRequest):
         return HttpRequest(data.method, data.path, data.query, data.headers, _spoiled(data.body, draw), data.peer)
     if isinstance(data, HttpResponse):

@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from chunkwise.contract import InterfaceValidationError
 
-
 ALIASES = {"ws": "websocket"}
 """Schemes that others know a transport by."""
 

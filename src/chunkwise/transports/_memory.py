@@ -46,8 +46,8 @@ class SharedMemory:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self.buffer.release()
-        with suppress(BufferError):  # somebody still looks at it
+        with suppress(BufferError):  # somebody still looks at it, and the last who does lets it go
+            self.buffer.release()
             self._map.close()
 
 

@@ -46,7 +46,7 @@ class StreamPeer(asyncio.BufferedProtocol):
         self.local = not isinstance(where, tuple) or where[0] in ("127.0.0.1", "::1")
         self._heard_s = asyncio.get_running_loop().time()
         if not self._listener.admit(self):
-            transport.abort()
+            self._transport.abort()
             return
         self._connection = self._listener.accept(self)
         self._connection.opened()

@@ -1,4 +1,4 @@
-"""Messages over a websocket, bytes and texts; health checks and other plain requests are answered on the same port.
+"""Messages over a websocket, bytes and texts; health checks and the like are answered on the same port.
 
 A connection begins with the `HttpRequest` that asks for the upgrade, at both ends: it is the first thing that the
 server's connection receives and the first that a client sends.  Answered with an `HttpResponse`, it stays a plain
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from typing import Any, ClassVar, Final
 from urllib.parse import quote, urlencode
@@ -82,6 +82,7 @@ class WebsocketLink:
         self._stack = ExitStack()
         self._stack.callback(sock.close)
         self._connection: Any = None
+        self._asked = False
         self._refused: HttpResponse | None = None
         self.local = _is_local(sock)
 
@@ -90,7 +91,8 @@ class WebsocketLink:
             self._upgrade(data, timeout_s)
             return
         connection = self._upgraded(timeout_s)
-        connection.socket.settimeout(max(timeout_s, 0.001))
+        with suppress(OSError):  # it is closed already, and send() knows why
+            connection.socket.settimeout(max(timeout_s, 0.001))
         errors = plugins.require("websockets.exceptions", extra="websocket")
         try:
             connection.send(b"".join(data) if isinstance(data, list) else data)
@@ -115,7 +117,7 @@ class WebsocketLink:
         self._stack.close()
 
     def _upgraded(self, timeout_s: float) -> Any:
-        if self._connection is None:
+        if not self._asked:
             self._upgrade(HttpRequest("GET", ""), timeout_s)
         if self._connection is None:
             raise ConnectionResetError("the server has refused the connection")
@@ -123,8 +125,9 @@ class WebsocketLink:
 
     def _upgrade(self, request: HttpRequest, timeout_s: float) -> None:
         """Ask for the upgrade; where that is refused, the response is what is received next."""
-        if self._connection is not None:
-            raise ConnectionResetError("a websocket begins with one request, and has begun")
+        if self._asked:
+            raise ConnectionResetError("a websocket begins with one request, and has had it")
+        self._asked = True
         client = plugins.require("websockets.sync.client", extra="websocket")
         errors = plugins.require("websockets.exceptions", extra="websocket")
         headers = dict(request.headers)

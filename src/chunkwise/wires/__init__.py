@@ -25,7 +25,15 @@ Buffer = bytes | bytearray | memoryview
 
 
 class WireError(InterfaceValidationError):
-    """What a peer sent is not the protocol; the message says where.  The connection ends."""
+    """What a peer sent is not the protocol; the message says where.  The connection ends.
+
+    Attributes:
+        farewell: what the peer is sent before; None for nothing.
+    """
+
+    def __init__(self, text: str = "", farewell: Any = None) -> None:
+        super().__init__(text)
+        self.farewell = farewell
 
 
 class Trouble(StrEnum):

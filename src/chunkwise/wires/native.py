@@ -512,6 +512,8 @@ _REQUEST = (
 def _request(tree: dict[str, Any], id: int) -> ChunkRequest:
     """The request in a tree; its running plan is checked."""
     prefix, weights = tree["prefix"], tree["prefix_weights"]
+    if isinstance(prefix, np.ndarray) and not len(prefix):  # nothing runs: there is nothing to keep to
+        prefix = weights = None
     if prefix is not None:
         prefix = checked_rows(prefix)
         if not np.isfinite(prefix).all():

@@ -1,8 +1,8 @@
 """Isaac-GR00T's policy server over ZeroMQ: each request one MessagePack map, each answer another.
 
-A request is ``{"endpoint": "get_action", "data": ..., "api_token": ...}``.  How observations, arrays and answers are
-written has changed twice; `chunkwise.wires.gr00t.dialects` has the three ways.  Every request is answered as it was
-written, so that robots of all releases ask the same server.
+A request is ``{"endpoint": "get_action", "data": ..., "api_token": ...}``.  How observations, arrays and answers
+are written has changed twice; `chunkwise.wires.gr00t.dialects` has the three ways.  Every request is answered as
+it was written, so that robots of all releases ask the same server.
 
 The protocol says nothing of kinds, units, joint names or rates, and its requests have no number and no step.  The
 connection is the session, and requests are answered in their order.
@@ -79,7 +79,8 @@ class Gr00t:
             raise ValueError(f"max_message_mb must be 1 to {MAX_MESSAGE_MB}, got {max_message_mb}")
         self.cameras, _ = _renamed("cameras", cameras)
         self.states, self.dims = _renamed("states", states, dims=True)
-        self.actions = {**self.states, **_renamed("actions", actions)[0]}
+        own, _ = _renamed("actions", actions)
+        self.actions = {theirs: ours for theirs, ours in self.states.items() if ours not in own.values()} | own
         self.dialect, self.language, self.task = dialect, language, task
         self.control_hz, self.action_horizon = control_hz, action_horizon
         self.max_bytes = max_message_mb << 20

@@ -30,9 +30,9 @@ from chunkwise.wires import (
     Welcome,
     WireError,
 )
+from chunkwise.wires._messagepack import packed, unpacked
 from chunkwise.wires.gr00t import Gr00t
 from chunkwise.wires.gr00t.dialects import DIALECTS, array_of, modality_of, written
-from chunkwise.wires.gr00t.messagepack import packed, unpacked
 
 MAX_ERROR: Final = 2000
 
@@ -78,11 +78,10 @@ class Gr00tClient:
             observation["language"] = {self._language: [[self._prompt(frame)]]}
         if self._form.listed:
             return self._sending(id, "get_action", {"observation": observation, "options": None})
-        flat = {
-            f"{kind}.{name}": value for kind in ("video", "state") for name, value in observation[kind].items()
-        }
-        texts = {name: value[0] for name, value in observation["language"].items()}
-        return self._sending(id, "get_action", {**flat, **texts})
+        flat = {f"video.{name}": value for name, value in video.items()}
+        flat |= {f"state.{name}": value for name, value in state.items()}
+        flat |= {name: value[0] for name, value in observation["language"].items()}
+        return self._sending(id, "get_action", flat)
 
     def reset(self, id: int) -> Sending | None:
         """An episode ends; N1 and N1.5 have no word for it."""
@@ -156,6 +155,9 @@ class Gr00tClient:
         found = {kind: modality_of(value, str(kind)[:80]) for kind, value in answer.items()}
         names = {kind: [_bare(key, str(kind)) for key in keys] for kind, (keys, _) in found.items()}
         if names:
+            parts = names.get("state", []) + names.get("action", [])
+            _check("cameras", self._wire.cameras, names.get("video", []))
+            _check("states and actions", self._wire.states | self._wire.actions, parts)
             self._cameras = _ours(names.get("video", []), self._wire.cameras)
             self._states = _ours(names.get("state", []), self._wire.states)
             keys = found["language"][0] if "language" in found else []
@@ -211,10 +213,9 @@ class Gr00tClient:
         if self.spec is None:
             return None
         for output in self.spec.outputs:
-            if found[output.target].shape[1] != output.dim:
-                raise WireError(
-                    f"{output.target}: {found[output.target].shape[1]} columns, {output.dim} were said"
-                )
+            columns = found[output.target].shape[1]
+            if columns != output.dim:
+                raise WireError(f"{output.target}: {columns} columns, {output.dim} were said")
         return self.spec.action_dim
 
 
@@ -240,6 +241,13 @@ def _rows(array: NDArray[Any], where: str) -> NDArray[Any]:
 
 def _bare(key: str, kind: str) -> str:
     return key.removeprefix(f"{kind}.")
+
+
+def _check(option: str, renamed: Mapping[str, str], there: Sequence[str]) -> None:
+    """An option names only what the server has."""
+    for theirs in renamed:
+        if theirs not in there:
+            raise WireError(f"option {option}: the server has no {theirs!r}{nearest(theirs, there)}")
 
 
 def _ours(theirs: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:

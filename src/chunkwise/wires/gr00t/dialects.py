@@ -29,9 +29,10 @@ from chunkwise.wires import WireError
 MAX_SIDES: Final = 8
 MAX_NUMBERS: Final = 1 << 28
 _DTYPE: Final = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
-_TEXTS: Final = re.compile(r"<U([0-9]{1,4})")
+_TEXTS: Final = re.compile(r"<U[1-9][0-9]{0,3}")
 _NPY: Final = re.compile(
-    rb"\{'descr': '([^']{2,8})', 'fortran_order': (True|False), 'shape': \(((?:[0-9]{1,10}, ?)*[0-9]{0,10})\), \} *\n"
+    rb"\{'descr': '([^']{2,8})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,10}, ?)*[0-9]{0,10})\), \} *\n"
 )
 """The header as every release of numpy writes it; nothing is evaluated."""
 
@@ -136,12 +137,10 @@ def _array(dtype: Any, shape: Sequence[Any], data: memoryview, order: Literal["C
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
-    texts = _TEXTS.fullmatch(name) if isinstance(name, str) else None
-    if texts is not None and 0 < int(texts[1]) <= 4096:
-        return np.dtype(name)
-    if not isinstance(name, str) or not _DTYPE.fullmatch(name):
-        raise WireError(f"no array of {name!r:.40} is taken, only of numbers and booleans")
-    return np.dtype(name)
+    if not isinstance(name, str) or not (_DTYPE.fullmatch(name) or _TEXTS.fullmatch(name)):
+        raise WireError(f"no array of {name!r:.40} is taken, only of numbers, booleans and short texts")
+    made: np.dtype[Any] = np.dtype(name)
+    return made
 
 
 def _npy_head(array: NDArray[Any]) -> bytes:

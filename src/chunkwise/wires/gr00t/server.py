@@ -36,9 +36,9 @@ from chunkwise.wires import (
     Trouble,
     WireError,
 )
+from chunkwise.wires._messagepack import packed, unpacked
 from chunkwise.wires.gr00t import CAMERA_ALIASES, LANGUAGE, PART_ALIASES, Gr00t, matched
 from chunkwise.wires.gr00t.dialects import DIALECTS, Form, array_of, is_nd, modality, text_of, written
-from chunkwise.wires.gr00t.messagepack import packed, unpacked
 
 MAX_WAITING: Final = 64
 """Requests of one connection that are not answered yet."""
@@ -143,7 +143,7 @@ class Gr00tServer:
             raise WireError("the policy does not say what it needs")
         targets = [output.target for output in policy.outputs]
         _check("cameras", wire.cameras, policy.required_image_keys)
-        _check("states and actions", wire.actions, [*policy.required_state_keys, *targets])
+        _check("states and actions", wire.states | wire.actions, [*policy.required_state_keys, *targets])
         cameras = matched("camera", policy.required_image_keys, list(seen.images), wire.cameras, CAMERA_ALIASES)
         states = matched("state", policy.required_state_keys, list(seen.states), wire.states, PART_ALIASES)
         images = {
@@ -302,7 +302,8 @@ def _numbers(array: NDArray[Any], where: str) -> NDArray[np.float64]:
 def _newest(array: NDArray[Any], leading: int, where: str) -> NDArray[Any]:
     if leading == 2 and array.shape[0] != 1:
         raise WireError(f"{where} has a batch of {array.shape[0]}; a session is one robot (B = 1)")
-    return array[(0, -1)[2 - leading :]]
+    newest: NDArray[Any] = array[(0, -1)[2 - leading :]]
+    return newest
 
 
 def _as_ruled(image: NDArray[np.uint8], rule: ImageRule | None) -> NDArray[np.uint8]:

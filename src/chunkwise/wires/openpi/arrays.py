@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from chunkwise import plugins
 from chunkwise.wires import WireError
 
-MAX_ITEMS: Final = 1024
+MAX_ITEMS: Final = 512
 """Of one list or map."""
 MAX_CONTAINERS: Final = 1024
 MAX_VALUES: Final = 16384

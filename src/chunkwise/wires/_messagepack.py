@@ -1,7 +1,7 @@
 """MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md), of which every size is checked first.
 
-Maps, arrays, texts, bytes and numbers; extension types are refused.  Bytes are views of what they were read from, so
-that a message costs no more than itself and :data:`MAX_VALUES` values.
+Maps, arrays, texts, bytes and numbers; extension types are refused.  Bytes are views of what they were read from,
+so that a message costs no more than itself and :data:`MAX_VALUES` values.
 """
 
 from __future__ import annotations
