@@ -10,7 +10,7 @@ export OPENBLAS_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 
-.PHONY: demo test check dora-env lint types format train clean help \
+.PHONY: demo test check dora-env openpi-env lint types format train clean help \
   bench bench-chunking bench-tick bench-run-step bench-recording bench-wires bench-clients
 
 help:            ## this page
@@ -76,6 +76,14 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(PY)
 DORA_PYTHON ?= $(shell for found in python3.13 python3.12 $$(pyenv root 2>/dev/null)/versions/3.1[2-9]*/bin/python; do \
   "$$found" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$found" && break; done)
 
+openpi-env: .venv-openpi/.ready ## environment of the genuine openpi client
+
+.venv-openpi/.ready: inference/requirements-openpi.txt
+	@echo "setting up $(@D) (once) ..."
+	@$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -qq --no-deps --requirement $<
+	@touch $@
+
 dora-env: .venv-dora/.ready .venv-dora-new/.ready ## environments of the OpenArm dataflow, on dora 0.5 and the newest
 
 .venv-dora/.ready: inference/requirements-dora-0.5.txt
@@ -95,4 +103,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
 	@touch $@ $(VENV)/.demo
 
 clean:           ## remove what was made here
-	rm -rf $(VENV) .venv-dora .venv-dora-new demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-dora .venv-dora-new .venv-openpi demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -363,14 +363,56 @@ def test_a_robot_that_does_not_fit_is_refused_by_name(play: Play, counted: Any) 
     run(play, counted, story)
 
 
-def test_a_player_that_is_stopped_answers_nobody(play: Play, counted: Any) -> None:
+def test_a_robot_that_stops_fitting_is_refused_every_time_and_moved_by_nobody(play: Play, counted: Any) -> None:
+    async def story(robot: Robot) -> None:
+        await robot.started()
+        await robot.idle()
+        asked = len(counted.seen)
+        arm = replace(ROBOT.components[0], joint_names=["a", "c"])
+        for _ in range(3):
+            robot.clock.sleep(0.1)
+            with pytest.raises(Refused, match="b"):
+                robot.shows(robot=replace(ROBOT, components=[arm]))
+        assert len(counted.seen) == asked
+        assert not (await robot.plays()).reset  # the one that fits goes on
+
+    run(play, counted, story)
+
+
+def test_a_first_chunk_that_took_long_loses_none_of_its_rows(play: Play, counted: Any) -> None:
+    async def story(robot: Robot) -> None:
+        counted.go.clear()
+        waiting = robot.shows(reset=True, patience_s=PATIENCE_S)
+        robot.clock.sleep(0.6)
+        counted.go.set()
+        first = await asyncio.wait_for(waiting, PATIENCE_S)
+        robot.clock.sleep(1 / HZ)
+        second = await robot.plays()
+        assert second.step == first.step + 1
+
+    run(play, counted, story)
+
+
+def test_a_robot_that_calls_too_often_travels_no_faster(play: Play, counted: Any) -> None:
+    async def story(robot: Robot) -> None:
+        first = (await robot.started(at=-5.0)).row
+        robot.clock.sleep(1 / HZ)
+        rows = [(await robot.plays(at=-5.0)).row for _ in range(5)]  # all within one period
+        assert rows[0][1] == pytest.approx(first[1] + 10.0 / HZ)  # as far as it may in one
+        for row in rows[1:]:
+            np.testing.assert_array_equal(row, rows[0])
+
+    run(play, counted, story)
+
+
+def test_a_player_that_is_stopped_tells_who_waits(play: Play, counted: Any) -> None:
     async def story(robot: Robot) -> None:
         counted.go.clear()
         waiting = robot.shows(patience_s=PATIENCE_S)
         robot.player.stop()
         counted.go.set()
         await robot.idle()
-        assert not waiting.done()
+        assert (await waiting).kind is Trouble.CANCELLED
 
     run(play, counted, story)
 

@@ -196,6 +196,21 @@ def test_a_plain_request_is_answered_and_never_upgraded() -> None:
         assert there.notes.empty()
 
 
+@pytest.mark.parametrize(("origin", "status"), [("http://evil.example", 403), ("null", 403), ("http://[", 400)])
+def test_a_page_of_another_site_gets_in_nowhere(origin: str, status: int) -> None:
+    with serving() as there:
+        with linked(there.address) as link:
+            link.send(HttpRequest("GET", "", headers={"Origin": origin}), PATIENCE_S)
+            response = link.receive(PATIENCE_S)
+            assert isinstance(response, HttpResponse) and response.status == status
+        assert there.notes.empty()
+        with linked(there.address) as link:  # some libraries send their own host as the origin
+            mine = f"http://{there.address.host}:{there.address.port}"
+            link.send(HttpRequest("GET", "", headers={"Origin": mine}), PATIENCE_S)
+            link.send(b"hello", PATIENCE_S)
+            assert link.receive(PATIENCE_S) == b"hello"
+
+
 def test_what_is_sent_before_the_websocket_is_there_comes_after_it() -> None:
     with serving() as there:
         with linked(there.at("/early")) as link:

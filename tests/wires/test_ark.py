@@ -139,7 +139,7 @@ def test_a_recorded_request_is_an_observation_by_name(name: str) -> None:
         "right_gripper": STATE[13:],
     }
     assert call.frame.task == {"prompt": TASK} and not call.frame.images
-    assert (call.session, call.paced, call.reset, call.control_hz) == ("10.0.0.7", True, True, 50.0)
+    assert (call.session, call.paced, call.reset, call.control_hz) == ("at 10.0.0.7", True, True, 50.0)
     assert call.robot.image_keys == list(COLOURS)[: {"three": 3, "one": 1, "none": 0}[name]]
     validate_robot_spec(call.robot)
 
@@ -343,10 +343,22 @@ def test_a_pause_is_counted_from_the_answer() -> None:
 def test_sessions_are_told_apart_by_header_or_address() -> None:
     wire = Ark()
     named = MULTIPART | {"x-session": "left cell"}
-    assert observed(wire, form(texts())).session == "10.0.0.7"
-    assert observed(wire, form(texts(), headers=named)).session == "left cell"
+    assert observed(wire, form(texts())).session == "at 10.0.0.7"
+    assert observed(wire, form(texts(), headers=named)).session == "named left cell"
     assert not observed(wire, form(texts(), headers=named)).reset
     assert observed(wire, form(texts(), peer="10.0.0.8")).reset
+
+
+def test_nobody_takes_the_session_of_an_address_by_its_name() -> None:
+    wire = Ark()
+    observed(wire, form(texts()))
+    stranger = observed(wire, form(texts(), headers=MULTIPART | {"x-session": "10.0.0.7"}, peer="10.0.0.9"))
+    assert stranger.reset and stranger.session == "named 10.0.0.7"
+
+
+def test_a_page_in_a_browser_drives_no_robot() -> None:
+    (reply,) = Ark().server().receive(form(texts(), headers=MULTIPART | {"origin": "http://elsewhere"}), 0.0)
+    assert isinstance(reply, Reply) and reply.data.status == 403
 
 
 def test_only_so_many_sessions_are_remembered() -> None:
@@ -383,10 +395,10 @@ def test_cameras_are_those_of_the_first_call() -> None:
 def test_reset_and_health() -> None:
     wire = Ark()
     observed(wire, form(texts()))
-    headers = {"authorization": "Bearer secret", "x-session": "10.0.0.7"}
+    headers = {"authorization": "Bearer secret"}
     half = wire.server()
-    (call,) = half.receive(HttpRequest("POST", "/reset", headers=headers, peer="x"), 0.1)
-    assert call == Reset(session="10.0.0.7", token="secret")
+    (call,) = half.receive(HttpRequest("POST", "/reset", headers=headers, peer="10.0.0.7"), 0.1)
+    assert call == Reset(session="at 10.0.0.7", token="secret")
     response = half.answer(call, None, 0.1)
     assert response is not None and (response.status, json.loads(response.body)) == (200, {"ok": True})
     assert observed(wire, form(texts()), 0.2).reset
@@ -519,7 +531,7 @@ def test_a_client_may_post_resets() -> None:
     sending = client.reset(9)
     assert sending is not None
     (call,) = half.receive(sending.data, 0.0)
-    assert call == Reset(session="cell 1")
+    assert call == Reset(session="named cell 1")
     assert client.receive(half.answer(call, None, 0.0), 0.0) == [Answered(9, None)]
 
 

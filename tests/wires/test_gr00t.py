@@ -45,9 +45,9 @@ from chunkwise.wires import (
     Welcome,
     WireError,
 )
+from chunkwise.wires._messagepack import MAX_VALUES, packed, unpacked
 from chunkwise.wires.gr00t import Gr00t, matched
 from chunkwise.wires.gr00t.dialects import DIALECTS, array_of, written
-from chunkwise.wires._messagepack import MAX_VALUES, packed, unpacked
 
 PATIENCE_S = 10.0
 GOLDEN = Path(__file__).parent / "golden" / "gr00t"
@@ -302,6 +302,8 @@ def test_options_rename_both_ways() -> None:
         ({"state.arm": {"x": 1}}, "got a map with x"),
         ([], "observation must be a map"),
         (3, "observation must be a map"),
+        ({"state.arm": nd(np.array([0x7FA00000, 0], "u4").view("f4"))}, "not finite"),
+        ({"state": {"x" * 127 + "yz": nd([1.0])}}, "a name of 129 letters"),
     ],
 )
 def test_what_is_wrong_is_named(observation: Any, words: str) -> None:
@@ -336,6 +338,12 @@ def test_what_is_wrong_is_named(observation: Any, words: str) -> None:
 )
 def test_what_is_no_request_is_answered(data: bytes, words: str) -> None:
     assert words in error(server(), data)
+
+
+def test_names_are_not_without_number() -> None:
+    observation = {"state": {str(number): written(np.zeros(1), True) for number in range(300)}}
+    data = packed({"data": {"observation": observation}})
+    assert "more than 256 names" in error(server(), data)
 
 
 def test_a_message_that_is_too_long_is_answered() -> None:
@@ -470,6 +478,7 @@ def test_parts_that_nobody_put_into_an_order_are_refused() -> None:
         [{"arm": hand.nd("<f4", (1, 3, 3), bytes(36))}, {}],
         [{"arm": hand.nd("<f4", (2, 3, 2), bytes(48))}, {}],
         [{"arm": hand.nd("|O", (1, 3, 2), bytes(48))}, {}],
+        [{"arm": hand.nd("<f4", (1, 3, 2), b"\0\0\xa0\x7f" * 6)}, {}],
         [{"arm": hand.nd("|b1", (1, 3, 2), bytes(6))}, {}],
     ],
 )

@@ -602,7 +602,9 @@ def resets(asked: Sequence[tuple[bool | None, int | None]]) -> list[bool]:
     for batch in files.values():
         if batch["id"][0].as_py() is None:
             del batch["id"]
-    server = Server(OpenArm(), files={f"/{number}": arrow(batch) for number, batch in files.items()})
+    holds = Played(None, True, None, 0, HZ, False, False)
+    batches = {f"/{number}": arrow(batch) for number, batch in files.items()}
+    server = Server(OpenArm(), lambda call: holds, files=batches)
     for reset, number in asked:
         server.send(line(reset=reset, path=f"/{number}"))
     return [call.reset for call in server.observed]
@@ -616,6 +618,15 @@ def test_an_episode_begins_when_the_bridge_says_so() -> None:
 def test_an_older_bridge_says_it_by_its_numbers() -> None:
     assert resets([(None, 0), (None, 1), (None, 2), (None, 0), (None, 1)]) == [True, False, False, True, False]
     assert resets([(None, None), (None, None)]) == [True, False]
+
+
+def test_a_reset_whose_observation_was_refused_is_not_lost() -> None:
+    refused = Problem(Trouble.MISMATCH, "a camera is missing")
+    results: list[Result] = [refused, refused, Played(None, True, None, 0, HZ, False, False)]
+    server = Server(OpenArm(), lambda call: results.pop(0) if len(results) > 1 else results[0])
+    for reset in (True, False, False, False):
+        server.send(line(reset=reset))
+    assert [call.reset for call in server.observed] == [True, True, True, False]
 
 
 def test_a_reset_is_answered_with_rows_and_then_with_nothing_for_a_while() -> None:

@@ -517,6 +517,14 @@ def test_the_server_says_first_what_it_has() -> None:
     assert metadata["image_keys"] == ALOHA.required_image_keys and metadata["control_hz"] == 50.0
 
 
+def test_what_only_the_policy_understands_is_not_sent() -> None:
+    policy = spec([], {"arm": 2}, meta={"net": object()}, supports_prefix=True)
+    policy.outputs[0].meta["net"] = object()
+    sent = unpack(begun(OpenPi(), policy).metadata, 1 << 20)["spec"]
+    assert sent["meta"] == sent["outputs"][0]["meta"] == {}
+    assert sent["supports_prefix"] is False  # there is no place for one
+
+
 @pytest.mark.parametrize(
     ("header", "token"),
     [("Bearer abc", "abc"), ("api-key  abc ", "abc"), ("Basic abc", ""), ("", ""), ("Bearer " + "x" * 5000, "")],

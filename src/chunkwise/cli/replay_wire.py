@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from chunkwise.options import UsageError, convert
 from chunkwise.recording.readings import Framing, differences, first_message, framing_of
 from chunkwise.recording.tape import Kind, TapeReader, TapeRecord
 from chunkwise.transports import Address, Link, Transport
+from chunkwise.wires import HttpRequest
 
 EXAMPLES = """\
   chunkwise replay-wire one.tape --against unix:/run/user/1000/chunkwise.sock
@@ -23,6 +24,9 @@ EXAMPLES = """\
 """
 ASKED = ("http", "grpc")
 """Transports whose connections are one request with its response: sent when its response is due."""
+OWN_HEADERS = ("host", "connection", "upgrade", "content-length", "transfer-encoding", "te", "user-agent")
+OWN_STARTS = ("sec-websocket-", "grpc-")
+"""Headers of a request that are the transport's, which makes them anew."""
 TAKES = {"unix": ("unix", "tcp"), "tcp": ("unix", "tcp")}
 """Transports that a tape of the first one can be played over."""
 
@@ -179,6 +183,8 @@ class Replay:
         return self._links[key]
 
     def _say(self, played: _Played, data: Any) -> None:
+        if isinstance(data, HttpRequest):
+            data = replace(data, headers=_without_own(data.headers))
         if self._address.transport in ASKED:
             played.request = data
             return
@@ -260,3 +266,12 @@ class Replay:
         link = self._links.pop(played.key, None)
         if link is not None:
             link.close()
+
+
+def _without_own(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that are the client's."""
+    return {
+        name: value
+        for name, value in headers.items()
+        if name.lower() not in OWN_HEADERS and not name.lower().startswith(OWN_STARTS)
+    }

@@ -144,7 +144,9 @@ def adapter(setting: str, name: str) -> Callable[..., Any]:
     if setting == "policy" and "://" in name:
         wire, known = name.partition(":")[0].partition("+")[0], plugins.names("wires")
         if wire not in known:
-            raise UsageError(f"policy {name!r}: no wire {wire!r}{nearest(wire, known)}; there are: {', '.join(known)}")
+            raise UsageError(
+                f"policy {name!r}: no wire {wire!r}{nearest(wire, known)}; there are: {', '.join(known)}"
+            )
         remote = plugins.load("policies", "remote")
         return functools.partial(remote, url=name)
     if "://" in name or (Path(name).is_dir() and name not in plugins.names(ADAPTERS[setting])):

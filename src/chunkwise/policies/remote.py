@@ -267,7 +267,12 @@ class Remote:
         sending = self._open_half().reset(id)
         if sending is not None:
             self._send(sending)
-            self._await(id, self._timeout_s)
+            event = self._await(id, self._timeout_s)
+            if not isinstance(event, Answered):
+                said = (
+                    event.problem.text if isinstance(event, Failed) else f"no answer within {self._timeout_s:g} s"
+                )
+                raise PolicyFailed(f"{self.url}: the episode could not be reset: {said}")
         self._reset_due = False
 
     def _share_memory(self, frame: Frame) -> None:
@@ -305,6 +310,9 @@ class Remote:
         self._link = self._transport.connect(
             self._address, timeout_s=self._timeout_s, tls=self._tls, token=self._token
         )
+        if self.state is State.CLOSED:  # by another thread, meanwhile
+            self._link.close()
+            raise ConnectionError("closed")
         self._half = half
         self._memory_asked = False
         if hasattr(half, "token"):

@@ -186,6 +186,10 @@ class StepClock:
         self._last = max(due, 0)
         return self._last
 
+    def resume(self, now_s: float) -> None:
+        """The last step begins now: whoever called waited for its answer, and no call was lost meanwhile."""
+        self._start = now_s - max(self._last, 0) * self.period_s
+
     def _passed(self, now_s: float) -> float:
         """Periods since the first call."""
         if self._start is None:

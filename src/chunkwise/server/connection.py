@@ -42,6 +42,10 @@ from chunkwise.wires import (
 )
 
 _numbers = itertools.count(1)
+MAX_CALLS_HZ = 2000.0
+"""Messages per second of one connection, of any kind, on average over a second."""
+GREETING_S = 10.0
+"""Where a token is needed, whoever has not shown it after so long is let go."""
 
 
 class WireConnection:
@@ -74,6 +78,7 @@ class WireConnection:
         self._greeted = not self._guarded
         self._memory: SharedMemory | None = None
         self._gone = False
+        self._allowance, self._counted_s = MAX_CALLS_HZ, 0.0
 
     # Of the transport -----------------------------------------------------------------------------------------
 
@@ -82,7 +87,13 @@ class WireConnection:
         self._service.say(
             "connected", level="debug", wire=self._wire, peer=self._peer.name, connection=self._number
         )
+        if not self._greeted:
+            self._service.loop.call_later(GREETING_S, self._end_ungreeted)
         self._send(self._half.opened(self._service.offer(), self._service.clock()))
+
+    def _end_ungreeted(self) -> None:
+        if not self._greeted and not self._gone:
+            self._peer.close()
 
     def received(self, data: Any) -> None:
         self._guard(lambda: self._half.receive(data, self._service.clock()))
@@ -98,8 +109,7 @@ class WireConnection:
             self._send(error.farewell)
             self._peer.close()
         except Exception as error:  # noqa: BLE001  a fault of ours ends this connection, and no other
-            where = "".join(traceback.format_exception(error)[-2:])
-            self._service.say("fault_of_ours", wire=self._wire, peer=self._peer.name, error=where)
+            self._fault(error)
             self._peer.close()
 
     def lost(self, why: str) -> None:
@@ -123,7 +133,10 @@ class WireConnection:
             take = _TAKES.get(type(call))
             if take is None:
                 raise WireError(f"a server cannot {type(call).__name__}")
+            self._admit()
             take(self, call)
+        except WireError:
+            raise
         except Refused as refused:
             self._metrics.count(self._wire, refused.problem)
             self._send_result(call, refused.problem)
@@ -132,6 +145,26 @@ class WireConnection:
                 self._service.say("refused", **details)
                 if isinstance(call, Hello):
                     self._peer.close()
+        except Exception as error:  # noqa: BLE001  a fault of ours, or of the policy's, is no reason to hang up
+            self._fault(error)
+            self._send_result(call, Problem(Trouble.POLICY_FAILED, f"{type(error).__name__}: {error}"[:2000]))
+
+    def _admit(self) -> None:
+        """Count a call of any kind.
+
+        Raises:
+            WireError: there were too many in the last second.
+        """
+        now_s = self._service.clock()
+        self._allowance = min(self._allowance + (now_s - self._counted_s) * MAX_CALLS_HZ, MAX_CALLS_HZ)
+        self._counted_s = now_s
+        if self._allowance < 1:
+            raise WireError(f"more than {MAX_CALLS_HZ:g} messages per second")
+        self._allowance -= 1
+
+    def _fault(self, error: Exception) -> None:
+        where = "".join(traceback.format_exception(error)[-2:])
+        self._service.say("fault_of_ours", wire=self._wire, peer=self._peer.name, error=where)
 
     def _reply(self, call: Reply) -> None:
         self._send(call.data)
@@ -178,6 +211,7 @@ class WireConnection:
 
     def _reset(self, call: Reset) -> None:
         session = self._session_of(call)
+        session.admit(self._service.clock())
         session.reset(self._finisher(call, session))
 
     def _cancel(self, call: Cancel) -> None:
@@ -272,7 +306,7 @@ class WireConnection:
         if self._session is session:
             return
         if self._session is not None:
-            self._service.leave(self._wire, self._session, self._number, forget=not self._named)
+            self._service.leave(self._wire, self._session, self._number, forget=True)
         self._session = session
         session.owners += 1
 

@@ -66,7 +66,8 @@ class HealthConnection:
             return self._alive
         if request.path == "/readyz":
             offer = self._service.offer()
-            body = json.dumps({"status": offer.readiness, "detail": offer.detail}).encode()
+            detail = offer.detail if self._peer.local else ""  # it may name paths of this machine
+            body = json.dumps({"status": offer.readiness, "detail": detail}).encode()
             return HttpResponse(200 if offer.readiness is Readiness.READY else 503, body)
         if request.path == "/metrics":
             text = self._metrics.text()

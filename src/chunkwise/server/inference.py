@@ -28,6 +28,7 @@ class Job:
         done: told what it returned, or the problem.
         batch: jobs with the same batch may be run together, by :attr:`Batch.run`; None for alone.
         argument: what the batch is given for this job.
+        counted: whether somebody waits for its result.
     """
 
     run: Callable[[], Any]
@@ -35,6 +36,7 @@ class Job:
     batch: Batch | None = None
     argument: Any = None
     finished: bool = False
+    counted: bool = True
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
 
@@ -112,7 +114,7 @@ class Inference:
 
     def submit_first(self, job: Job) -> None:
         """Queue a job before all that wait."""
-        self.untold += 1
+        self.untold += job.counted
         with self._lock:
             self._first.append(job)
         self._tokens.put(True)
@@ -162,7 +164,7 @@ class Inference:
         try:
             done(result)
         finally:
-            self.untold -= 1
+            self.untold -= job.counted
 
     def _run(self) -> None:
         while self._tokens.get():
@@ -180,7 +182,10 @@ class Inference:
 
     def _tell(self, jobs: Sequence[Job], results: Sequence[Any]) -> None:
         for job, result in zip(jobs, results, strict=True):
-            self._finish(job, result)
+            try:
+                self._finish(job, result)
+            except Exception as error:  # noqa: BLE001  whoever comes after it must be told all the same
+                self._loop.call_exception_handler({"message": "telling a result failed", "exception": error})
 
     def _take(self) -> tuple[list[Job], list[Work]]:
         """The next job, those that run with it, and what they do: a job that is given up lets go of that."""

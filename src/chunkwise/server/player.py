@@ -62,12 +62,12 @@ class Player:
         self._session, self._rules, self._loop = session, rules, loop
         self._clock, self._wall_ns = clock, wall_ns
         self._scheduler: Scheduler | None = None
-        self._waiting: tuple[Observe, Callable[[Played], None], asyncio.TimerHandle] | None = None
+        self._waiting: tuple[Observe, Callable[[Played | Problem], None], asyncio.TimerHandle] | None = None
         self._arrivals: list[Answer] = []
         self._episode = self._step = 0
         self._faults: list[str] = []
 
-    def observe(self, call: Observe, now_s: float, done: Callable[[Played], None]) -> None:
+    def observe(self, call: Observe, now_s: float, done: Callable[[Played | Problem], None]) -> None:
         """Answer an observation: at once, or within its patience where it asked for a chunk.
 
         Raises:
@@ -86,10 +86,16 @@ class Player:
 
     def stop(self) -> None:
         """The client has gone."""
-        if self._waiting is not None:
-            self._waiting[2].cancel()
-            self._waiting = None
         self._episode += 1
+        if self._waiting is not None:
+            (_, done, timer), self._waiting = self._waiting, None
+            timer.cancel()
+            done(Problem(Trouble.CANCELLED, "the session has ended"))
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self._waiting is not None
 
     def _begin(self, call: Observe) -> None:
         """An episode begins where the robot stands now."""
@@ -101,7 +107,8 @@ class Player:
         rules = self._rules
         self._steps = StepClock(hz)
         standing = layout.standing(call.frame)
-        self._gate = Gate(layout, self._steps.period_s, start=standing, max_plan_age_s=rules.max_plan_age_s)
+        self._gate = self._gate_from(layout, standing)
+        self._gated, self._from, self._sent = -1, standing, standing
         delay = None if self._scheduler is None else self._scheduler.delay
         self._scheduler = Scheduler(
             layout,
@@ -182,7 +189,10 @@ class Player:
             return
         (call, done, timer), self._waiting = self._waiting, None
         timer.cancel()
-        played, _ = self._tick(call, self._clock(), may_ask=False, again=True)
+        now_s = self._clock()
+        if call.paced:
+            self._steps.resume(now_s)
+        played, _ = self._tick(call, now_s, may_ask=False, again=True)
         self._deliver(played, done)
 
     def _deliver(self, played: Played, done: Callable[[Played], None]) -> None:
@@ -202,12 +212,14 @@ class Player:
         plan = scheduler.plan
         fresh = plan is not None and (plan.chunk, plan.observed_step) != self._told
         period_s = self._steps.period_s
-        gate = self._gate if call.paced else self._gate_at(call)
+        gate = self._paced_gate(decision.step) if call.paced else self._gate_at(call)
         row = decision.row
         if row is not None:
             row, verdict = gate.check(row, age_s=decision.age * period_s)
             for component, rule in verdict.broken:
                 self._note(f"{rule}: {component}")
+        if row is not None:
+            self._sent = row
         rows = None
         if call.rows and plan is not None:
             rows = self._rows(call, plan, decision.step)
@@ -223,15 +235,24 @@ class Player:
             rows,
         )
 
+    def _paced_gate(self, step: int) -> Gate:
+        """The gate of the episode; of a step that is answered again, one that counts from the step before it.
+
+        Else a robot that calls too often would be let travel one reach per call, and not per period.
+        """
+        if step == self._gated:
+            self._gate = self._gate_from(self._gate.layout, self._from)
+        else:
+            self._gated, self._from = step, self._sent
+        return self._gate
+
     def _gate_at(self, call: Observe) -> Gate:
         """A gate that counts from where the robot was seen."""
         layout = self._gate.layout
-        return Gate(
-            layout,
-            self._steps.period_s,
-            start=layout.standing(call.frame),
-            max_plan_age_s=self._rules.max_plan_age_s,
-        )
+        return self._gate_from(layout, layout.standing(call.frame))
+
+    def _gate_from(self, layout: Layout, start: Array) -> Gate:
+        return Gate(layout, self._steps.period_s, start=start, max_plan_age_s=self._rules.max_plan_age_s)
 
     def _rows(self, call: Observe, plan: Plan, step: int) -> Array | None:
         """As many rows as the call wants, from where the robot will begin with them."""

@@ -17,6 +17,9 @@ from chunkwise.server.player import Player, Rules
 from chunkwise.server.session import Session, batch_of
 from chunkwise.wires import Offer, Problem, Readiness, Trouble
 
+EVICTABLE_S = 5.0
+"""A session without a connection that was silent for so long makes room for another one."""
+
 
 @dataclass(slots=True, frozen=True)
 class Settings:
@@ -70,7 +73,7 @@ class Service:
         self._failure = ""
         self._draining = False
         self._begun_s = clock()
-        self.inference.submit_first(Job(self._load, self._told_loaded))
+        self.inference.submit_first(Job(self._load, self._told_loaded, counted=False))
 
     # The policy -----------------------------------------------------------------------------------------------
 
@@ -211,7 +214,9 @@ class Service:
         now = self.clock()
         for key, session in list(self.sessions.items()):
             idle_s = now - session.idle_since_s
-            if session.owners <= 0 and (idle_s > self.settings.session_idle_s or (everybody and idle_s > 1.0)):
+            if session.owners > 0 or session.waits:
+                continue
+            if idle_s > self.settings.session_idle_s or (everybody and idle_s > EVICTABLE_S):
                 self._forget(key, session)
 
     def _forget(self, key: tuple[str, str], session: Session) -> None:
@@ -264,6 +269,6 @@ class Service:
         policy, self._policy = self._policy, None
         close = getattr(policy, "close", None)
         if close is not None:
-            self.inference.submit_first(Job(close, lambda result: None))
+            self.inference.submit_first(Job(close, lambda result: None, counted=False))
         self.inference.submit_first(Job(self.inference.close, lambda result: None))
         self.inference.join(1.0)

@@ -59,6 +59,7 @@ class Session:
         self.owners = 0
         self.idle_since_s = 0.0
         self._allowance, self._counted_s = MAX_RATE_HZ, 0.0
+        self._resetting: list[Done] = []
 
     def bind(self, robot: RobotSpec | None) -> None:
         """Bind the policy to a robot by name; None for a client that has bound it already.
@@ -71,13 +72,13 @@ class Session:
         if robot is not None and self._robot == robot:
             return
         spec = getattr(self.policy, "spec", None)
-        self._robot = robot
-        self.binding = None
+        binding = None
         if isinstance(spec, PolicySpec):
             try:
-                self.binding = connect(robot or robot_for(spec), spec)
+                binding = connect(robot or robot_for(spec), spec)
             except InterfaceValidationError as error:
                 raise Refused(Problem(Trouble.MISMATCH, str(error))) from error
+        self._robot, self.binding = robot, binding  # a robot that does not fit is refused every time it comes
 
     def admit(self, now_s: float) -> None:
         """Count a request.
@@ -124,7 +125,19 @@ class Session:
     def reset(self, done: Done) -> None:
         """Begin an episode: what waits is given up, and the policy forgets this client."""
         self._inference.withdraw(self._seat, None, Problem(Trouble.CANCELLED, "an episode began"))
-        self._inference.submit_first(Job(self._forget, done))
+        self._resetting.append(done)
+        if len(self._resetting) == 1:  # one that waits already does for all
+            self._inference.submit_first(Job(self._forget, self._told_reset))
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._jobs) or (self.player is not None and self.player.waits)
+
+    def _told_reset(self, result: Any) -> None:
+        waiting, self._resetting = self._resetting, []
+        for done in waiting:
+            done(result)
 
     def _forget(self) -> None:
         reset = getattr(self.policy, "reset", None)

@@ -338,7 +338,7 @@ class _Talk:
             raise AssertionError(f"the server half does not understand the client half: {error}") from error
 
     def taken(self, data: Any) -> Sequence[Any]:
-        """The calls in what arrived at the server; of several requests in the last, for the others come before it."""
+        """The calls in what arrived at the server; of several requests, those in the last one."""
         if isinstance(data, list):
             for request in data[:-1]:
                 self._served(request)

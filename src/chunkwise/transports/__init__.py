@@ -97,7 +97,7 @@ class Limits:
     """
 
     connections: int = 256
-    message_bytes: int = 64 << 20
+    message_bytes: int = 16 << 20
     unsent_bytes: int = 8 << 20
     idle_s: float = 0.0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import re
 import secrets
 from contextlib import suppress
 
@@ -57,7 +58,7 @@ def attach(path: str, size: int, nonce: bytes) -> memoryview | None:
     Args:
         path, size, nonce: as the server said.
     """
-    if not path.startswith("/proc/") or len(nonce) != NONCE_BYTES or not 0 < size <= 1 << 32:
+    if re.fullmatch(r"/proc/\d+/fd/\d+", path) is None or len(nonce) != NONCE_BYTES or not 0 < size <= 1 << 32:
         return None
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)

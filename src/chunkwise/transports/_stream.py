@@ -16,6 +16,13 @@ PIECE_BYTES = 256 << 10
 SOCKET_BUFFER_BYTES = 1 << 20
 """Asked of the kernel, so that a camera's picture is one system call."""
 REDIAL_S = 0.5
+KEEPALIVE = (
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 10),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 5),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 3),
+)
+"""A silent peer is asked after 10 s, and gone after 25."""
 
 
 class StreamPeer(asyncio.BufferedProtocol):
@@ -252,3 +259,5 @@ def tune(sock: socket.socket) -> None:
     if sock.family != socket.AF_UNIX:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option, value in KEEPALIVE:  # a robot whose power was cut says no goodbye
+                sock.setsockopt(*option, value)

@@ -81,8 +81,11 @@ class WebsocketPeer:
         self.local = host.startswith("127.") or host == "::1"
         try:
             asked = _request(request, host)
+            foreign = _is_foreign(asked)
         except ValueError:
-            return _response(HttpResponse(400, b"the query has too many fields\n", "text/plain"))
+            return _response(HttpResponse(400, b"the URL is none, or has too many fields\n", "text/plain"))
+        if foreign:
+            return _response(HttpResponse(403, b"a page of another site\n", "text/plain"))
         self._inner = self._listener.accept(self)
         self._inner.opened()
         self._inner.received(asked)
@@ -269,6 +272,16 @@ def _request(request: Request, host: str) -> HttpRequest:
         key = name.lower()
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     return HttpRequest(getattr(request, "method", "GET"), unquote(parts.path), query, headers, b"", host)
+
+
+def _is_foreign(request: HttpRequest) -> bool:
+    """Whether a browser sends it for a page of another site: such a page reaches what listens on loopback, too.
+
+    Raises:
+        ValueError: the origin is none.
+    """
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
 def _response(response: HttpResponse) -> Response:

@@ -2,7 +2,8 @@
 
 grpcio moves the messages and knows no service: requests and responses are those of `chunkwise.wires._grpc`.  A
 call is answered once all of its messages are there, so it may be unary or streamed by the client; calls that talk
-while they listen are not this transport's.
+while they listen are not this transport's.  One that breaks off may look as if it had ended: gRPC does not say, so
+the last message of a protocol must be known as the last.
 """
 
 from __future__ import annotations
@@ -161,12 +162,12 @@ class _Calls:
 
     async def serve(self, method: str, headers: dict[str, str], context: Any) -> None:
         """One call, from its first message to its status."""
+        exchange = Exchange(context.peer())
         try:
             body = await self._body(context)
         except _Refused as refused:
             await self._end(context, refused.response)
             return
-        exchange = Exchange(context.peer())
         connection = self._accept(exchange)
         why = "the client has gone"
         self.exchanges.add(exchange)
@@ -198,6 +199,7 @@ class _Calls:
                         text = f"a call has at most {MAX_MESSAGES} messages of {most} bytes together"
                         raise _Refused(status(Code.RESOURCE_EXHAUSTED, text))
                     messages.append(message)
+                await asyncio.sleep(0)  # a call that broke off ends like a whole one, and is cancelled then
         except TimeoutError:
             text = f"the call was not there within {READ_S:g} s"
             raise _Refused(status(Code.DEADLINE_EXCEEDED, text)) from None

@@ -193,22 +193,18 @@ class ZmqListener:
         for _ in range(AT_ONCE):
             if self._socket is None:
                 return
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
                 self._see_who_left()
                 return
+            parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             self._see_who_left()  # before: what a client says comes after what others with its descriptor said
             self._arrived(parts)
         self._loop.call_soon(self._readable)
 
     def _see_who_left(self) -> None:
         zmq = self._zmq
-        while self._monitor is not None:
-            try:
-                event, _ = self._monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        while self._monitor is not None and self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            event, _ = self._monitor.recv_multipart(zmq.NOBLOCK)
             fd = int.from_bytes(event[2:6], "little", signed=True)
             for peer in [peer for peer in self._peers.values() if peer.fd == fd]:
                 self.lose(peer, "the client has gone")
@@ -271,6 +267,7 @@ class ZmqLink:
         self._context: Any = zmq.Context()
         self._socket: Any = None
         self._monitor: Any = None
+        self._poller: Any = None
         self._waits = False
         try:
             self._open(timeout_s)
@@ -297,11 +294,7 @@ class ZmqLink:
         if not self._waits:
             time.sleep(max(timeout_s, 0.0))  # a server says nothing that it was not asked
             return None
-        zmq = self._zmq
         until_s = time.monotonic() + timeout_s
-        poller = zmq.Poller()
-        poller.register(self._open_socket(), zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
         while True:
             data = self._received()
             try:
@@ -313,7 +306,7 @@ class ZmqLink:
                     raise
             if data is not None:
                 return data
-            if not poller.poll(_ms(until_s - time.monotonic())) and time.monotonic() >= until_s:
+            if not self._poller.poll(_ms(until_s - time.monotonic())) and time.monotonic() >= until_s:
                 return None
 
     def close(self) -> None:
@@ -327,6 +320,9 @@ class ZmqLink:
         self._socket = _socket(zmq, self._context, zmq.REQ, self._address, -1)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._monitor = self._socket.get_monitor_socket()
+        self._poller = zmq.Poller()
+        for each in (self._socket, self._monitor):
+            self._poller.register(each, zmq.POLLIN)
         self._socket.connect(_endpoint(self._address, port="0"))
         until_s = time.monotonic() + timeout_s
         while not self._see():
@@ -341,11 +337,8 @@ class ZmqLink:
         """
         zmq = self._zmq
         self._open_socket()
-        while True:
-            try:
-                event, _ = self._monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return False
+        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            event, _ = self._monitor.recv_multipart(zmq.NOBLOCK)
             kind = int.from_bytes(event[:2], "little")
             if kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 return True
@@ -353,6 +346,7 @@ class ZmqLink:
                 raise ConnectionRefusedError("nobody listens there")
             if kind not in (zmq.EVENT_CONNECT_DELAYED, zmq.EVENT_CONNECTED):
                 raise ConnectionResetError("the server has closed the connection")
+        return False
 
     def _open_socket(self) -> Any:
         if self._socket is None:
@@ -369,10 +363,9 @@ class ZmqLink:
             sock.close(linger=0)
 
     def _received(self) -> bytes | None:
-        try:
-            data: bytes = self._socket.recv(self._zmq.NOBLOCK)
-        except self._zmq.Again:
+        if not self._open_socket().getsockopt(self._zmq.EVENTS) & self._zmq.POLLIN:
             return None
+        data: bytes = self._socket.recv(self._zmq.NOBLOCK)
         self._waits = False
         return data
 

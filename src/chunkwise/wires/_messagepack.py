@@ -69,7 +69,10 @@ class _Reader:
         self.left -= 1
         if self.left < 0:
             raise WireError(f"a message of more than {MAX_VALUES} values")
-        (first,) = self._take(1)
+        if self.at >= len(self.data):
+            raise WireError("a message that ends too early")
+        first = self.data[self.at]
+        self.at += 1
         if first < 0x80:
             return first
         if first >= 0xE0:

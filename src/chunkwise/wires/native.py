@@ -2,8 +2,8 @@
 
 A message is a header of 12 bytes, little-endian (``b"CW"``, version uint8, kind uint8, length of the text uint32,
 length of the arrays uint32), then the text and the arrays of a packed tree (`chunkwise.contract.packing`).  Where
-both ends share memory the arrays lie there, and the text begins with their place.  ``docs/native-wire.md`` has
-every message.
+both ends share memory the arrays lie there, and the text begins with their place.  ``docs/wires/native.md``
+has every message.
 
 The first message is HELLO, with the protocol versions that the client speaks, the robot's spec and the policy that
 it expects; the answer is WELCOME, with the policy's spec (names, order, units, image rules, the hash of the

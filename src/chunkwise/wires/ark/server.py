@@ -122,6 +122,8 @@ class ArkServer:
             raise Refusal(404, "Not Found")
         if request.method != method:
             raise Refusal(405, "Method Not Allowed", {"allow": method})
+        if "origin" in request.headers:
+            raise Refusal(403, "a page in a browser drives no robot")
         session, token = _session(request), _token(request)
         if request.path == "/health":
             return Status(session=session, token=token)
@@ -264,10 +266,10 @@ def _health(offer: Offer) -> HttpResponse:
 def _session(request: HttpRequest) -> str:
     name = request.headers.get(SESSION_HEADER)
     if name is None:
-        return request.peer[:MAX_NAME] or "somebody"
+        return f"at {request.peer[:MAX_NAME] or 'somebody'}"
     if not 0 < len(name) <= MAX_NAME or not (name.isascii() and name.isprintable()):
         raise Refusal(400, f"x-session must be 1 to {MAX_NAME} printable ASCII letters")
-    return name
+    return f"named {name}"
 
 
 def _token(request: HttpRequest) -> str:

@@ -20,6 +20,8 @@ from chunkwise.wires import ClientHalf, ServerHalf, WireError
 __all__ = ["Gr00t"]
 
 MAX_MESSAGE_MB: Final = 1024
+MAX_NAME: Final = 128
+MAX_NAMES: Final = 256
 LANGUAGE: Final = "annotation.human.task_description"
 CAMERA_ALIASES: Final = (
     ("head", "ego_view", "cam_high", "top"),

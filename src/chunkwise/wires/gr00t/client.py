@@ -31,7 +31,7 @@ from chunkwise.wires import (
     WireError,
 )
 from chunkwise.wires._messagepack import packed, unpacked
-from chunkwise.wires.gr00t import Gr00t
+from chunkwise.wires.gr00t import MAX_NAME, MAX_NAMES, Gr00t
 from chunkwise.wires.gr00t.dialects import DIALECTS, array_of, modality_of, written
 
 MAX_ERROR: Final = 2000
@@ -153,6 +153,9 @@ class Gr00tClient:
         if not isinstance(answer, dict):
             raise WireError(f"get_modality_config answered {type(answer).__name__}, not a map")
         found = {kind: modality_of(value, str(kind)[:80]) for kind, value in answer.items()}
+        every = [key for keys, _ in found.values() for key in keys]
+        if len(every) > MAX_NAMES or any(len(key) > MAX_NAME for key in every):
+            raise WireError(f"more than {MAX_NAMES} names, or one of more than {MAX_NAME} letters")
         names = {kind: [_bare(key, str(kind)) for key in keys] for kind, (keys, _) in found.items()}
         if names:
             parts = names.get("state", []) + names.get("action", [])
@@ -200,6 +203,10 @@ class Gr00tClient:
             told = ", ".join(f"{name} ({rows.shape[1]})" for name, rows in found.items())
             text = f"the server's parts are {told}; say outputs=component:kind:dim of each"
             return Failed(id, Problem(Trouble.MISMATCH, text))
+        for name, rows in found.items():
+            if not np.isfinite(rows).all():
+                text = f"{name} holds a number that is not finite"
+                return Failed(id, Problem(Trouble.POLICY_FAILED, text))
         if len({len(rows) for rows in found.values()}) > 1:
             raise WireError("the parts of an action have different numbers of rows")
         try:

@@ -37,7 +37,7 @@ from chunkwise.wires import (
     WireError,
 )
 from chunkwise.wires._messagepack import packed, unpacked
-from chunkwise.wires.gr00t import CAMERA_ALIASES, LANGUAGE, PART_ALIASES, Gr00t, matched
+from chunkwise.wires.gr00t import CAMERA_ALIASES, LANGUAGE, MAX_NAME, MAX_NAMES, PART_ALIASES, Gr00t, matched
 from chunkwise.wires.gr00t.dialects import DIALECTS, Form, array_of, is_nd, modality, text_of, written
 
 MAX_WAITING: Final = 64
@@ -262,7 +262,8 @@ class _Seen:
             self._take("language", name, value, name)
 
     def _take(self, kind: str, name: str, value: Any, where: str) -> None:
-        where = where[:120]
+        if len(self.images) + len(self.states) + len(self.texts) >= MAX_NAMES:
+            raise WireError(f"an observation of more than {MAX_NAMES} names")
         if kind == "language":
             self.texts[name] = text_of(value, where)
             return
@@ -276,7 +277,10 @@ class _Seen:
 
 
 def _name(key: str | bytes) -> str:
-    return str(key, "utf-8", "replace") if isinstance(key, bytes) else key
+    name = str(key, "utf-8", "replace") if isinstance(key, bytes) else key
+    if len(name) > MAX_NAME:
+        raise WireError(f"a name of {len(name)} letters; at most {MAX_NAME} are taken")
+    return name
 
 
 def _picture(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
@@ -293,10 +297,10 @@ def _numbers(array: NDArray[Any], where: str) -> NDArray[np.float64]:
     """The newest state of the first of a batch."""
     if array.dtype.kind not in "iufb" or array.ndim not in (1, 2, 3) or not array.size:
         raise WireError(f"{where} must be numbers (B, T, D), got {array.dtype} {array.shape}")
-    numbers = _newest(array, array.ndim - 1, where).astype(np.float64)
-    if not np.isfinite(numbers).all():
+    newest = _newest(array, array.ndim - 1, where)
+    if not np.isfinite(newest).all():
         raise WireError(f"{where} holds a number that is not finite")
-    return numbers
+    return newest.astype(np.float64)
 
 
 def _newest(array: NDArray[Any], leading: int, where: str) -> NDArray[Any]:

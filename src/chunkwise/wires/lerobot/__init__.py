@@ -83,6 +83,10 @@ class LeRobot:
         self.max_bytes = max_observation_mb << 20
         self.outputs = [_output(text) for text in outputs]
         self.states = dict(_sized(text) for text in states) or {part.target: part.dim for part in self.outputs}
+        if self.states and self.joints and len(self.joints) != sum(self.states.values()):
+            raise ValueError(
+                f"joints has {len(self.joints)} names, the states have {sum(self.states.values())} numbers"
+            )
         self.behind = policy_type, pretrained, device
         self.actions_per_chunk, self.task = actions_per_chunk, task
         self.policy: PolicySpec | None = None

@@ -119,7 +119,8 @@ def _tensor(numbers: Any) -> NDArray[Any]:
     """``torch.tensor([...])``, as our own server writes it."""
     if type(numbers) is not list or not all(type(number) in (int, float) for number in numbers):
         raise WireError("a tensor must be made of a list of numbers")
-    return np.array(numbers, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what is not finite is refused later
+        return np.array(numbers, dtype=np.float32)
 
 
 def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, gradient: Any, hooks: Any, *more: Any) -> Any:

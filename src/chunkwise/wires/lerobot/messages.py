@@ -147,7 +147,8 @@ def read_actions(data: Buffer) -> tuple[int, Array]:
         value = item.fields.get("action")
         if not isinstance(value, np.ndarray) or not value.size or value.size != value.shape[-1]:
             raise WireError("an action must be a tensor of one row")
-        rows.append(value.reshape(-1).astype(np.float64))
+        with np.errstate(invalid="ignore"):  # what is not finite is refused below
+            rows.append(value.reshape(-1).astype(np.float64))
         steps.append(_timed(item)[1])
     if steps != list(range(steps[0], steps[0] + len(steps))):
         raise WireError("the actions do not follow each other")

@@ -163,7 +163,8 @@ class Match:
             ours: _picture(seen.images[theirs], theirs, rules.get(ours)) for ours, theirs in self.cameras.items()
         }
         task = {"prompt": seen.task} if seen.task else {}
-        nanoseconds = int(seen.timestamp * 1e9) if 0 < seen.timestamp < 1 << 33 else 0
+        whole = int(seen.timestamp) if 0 < seen.timestamp < 1 << 33 else 0
+        nanoseconds = whole * 10**9 + round((seen.timestamp - whole) * 1e9) if whole else 0
         meta = {"must_go": seen.must_go}
         return Frame(images, state, task, meta, timestamp_ns=nanoseconds, sequence_id=seen.timestep)
 

@@ -73,6 +73,7 @@ class Server:
         self._waiting: dict[int, _Request] = {}
         self._ids = 0
         self._first, self._owed = True, False
+        self._unbegun = False  # an episode's first observation was refused: the next one begins it
         self._number: int | None = None
         self._arms: Arms | None = None
         self._paced: _Pace | None = None
@@ -161,7 +162,7 @@ class Server:
             observation.complete(frame, pictures),
             wire.control_hz,
             patience_s=wire.reset_patience_s if request.begins else wire.patience_s,
-            reset=request.begins,
+            reset=request.begins or self._unbegun,
             id=request.id,
             rows=wire.rows,
             lead_s=wire.lead_s,
@@ -195,6 +196,8 @@ class Server:
             return self._settle(request, {"ready": ready})
         if isinstance(call, Fetch):
             self._owed |= bool(request.reset)
+        elif call.reset:
+            self._unbegun = not isinstance(result, Played)
         return self._settle(request, self._reply(request, result, now_s))
 
     def _reply(self, request: _Request, result: Result, now_s: float) -> dict[str, Any]:

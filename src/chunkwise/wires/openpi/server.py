@@ -233,6 +233,8 @@ def _refusing(error: WireError) -> Callable[[], Frame]:
 
 def _metadata(spec: PolicySpec) -> dict[str, Any]:
     """What a client may want to know, in plain values; the names are vLLM-omni's where it has one."""
+    outputs = [replace(output, meta={}) for output in spec.outputs]
+    plain = replace(spec, meta={}, outputs=outputs, supports_prefix=False)  # the protocol has no place for one
     return {
         "policy": spec.name,
         "action_horizon": spec.action_horizon,
@@ -243,5 +245,5 @@ def _metadata(spec: PolicySpec) -> dict[str, Any]:
         "image_keys": list(spec.required_image_keys),
         "state_keys": list(spec.required_state_keys),
         "images": {name: asdict(rule) for name, rule in spec.images.items()},
-        "spec": spec_to_dict(spec),
+        "spec": spec_to_dict(plain),
     }
