@@ -25,8 +25,8 @@ class Policy(Protocol):
     ``meet(robot)`` is told the robot's spec before its own spec is read, for a policy that has to pass it on.
 
     For a policy that several clients share, also by name: ``session()`` gives another conversation with the same
-    weights, itself where calls leave nothing behind; it is quick, and may be called while another thread infers.  (A
-    policy with a ``reset`` and no ``session`` is taken to remember things, and serves one client at a time.)
+    weights, itself where calls leave nothing behind; it is quick, and may be called while another thread infers.
+    (A policy with a ``reset`` and no ``session`` is taken to remember things, and serves one client at a time.)
     ``infer_many(calls)`` answers up to ``max_batch`` pairs of frame and request in one go, in their order, an
     exception standing for one that failed.
     """

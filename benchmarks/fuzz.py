@@ -1,0 +1,294 @@
+"""Garbage for every decoder: coverage-guided bytes (atheris) over the golden requests of every wire, both halves.
+
+    python benchmarks/fuzz.py                      # a million inputs, prints, and writes docs/benchmarks/fuzz.md
+    python benchmarks/fuzz.py --runs 20000 --only native-server
+
+Every decoder may answer, wait for more, or refuse with a `WireError` (files: a `RecordingError`).  Anything else that it
+raises, more than a second for one input, or more memory than the limit ends the target and is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "wires" / "golden"
+PAGE = ROOT / "docs" / "benchmarks" / "fuzz.md"
+RSS_LIMIT_MB, INPUT_S = 1024, 1
+Target = Callable[[bytes], None]
+
+
+def served(wire: Any, spec: Any) -> Target:
+    """The server half of a stream or message wire: opened, fed, its calls done and answered."""
+    from chunkwise.wires import Offer, Readiness, WireError
+
+    offer = Offer(Readiness.READY, policy=spec)
+
+    def target(data: bytes) -> None:
+        half = wire.server()
+        half.opened(offer, 0.0)
+        with suppress(WireError):
+            work(half, half.receive(data, 0.0), offer)
+
+    return target
+
+
+def work(half: Any, calls: Any, offer: Any) -> None:
+    """Do what calls say, as far as a decoder is concerned, and answer them."""
+    from chunkwise.wires import (
+        Fetch,
+        Hello,
+        Infer,
+        Observe,
+        Park,
+        Poke,
+        Problem,
+        Reply,
+        Status,
+        Trouble,
+        WireError,
+    )
+
+    for call in calls:
+        if isinstance(call, (Reply, Fetch, Park, Poke)):
+            continue
+        if isinstance(call, (Hello, Status)):
+            half.answer(call, offer, 0.0)
+            continue
+        if isinstance(call, (Infer, Observe)) and call.complete is not None:
+            with suppress(WireError):
+                call.complete()
+        if hasattr(call, "id"):
+            half.answer(call, Problem(Trouble.POLICY_FAILED, "no"), 0.0)
+
+
+def heard(wire: Any) -> Target:
+    """The client half of a stream or message wire, after its greeting."""
+    from chunkwise.wires import WireError
+
+    def target(data: bytes) -> None:
+        half = wire.client()
+        half.opening()
+        with suppress(WireError):
+            half.receive(data, 0.0)
+
+    return target
+
+
+def policy_spec() -> Any:
+    """Names that the golden requests use, and others."""
+    from chunkwise.contract import PolicyOutputSpec, PolicySpec
+
+    return PolicySpec("fuzzed", [], [], outputs=[PolicyOutputSpec("arm", "joint_position", 7)], action_horizon=10)
+
+
+def requested(wire: Any) -> Target:
+    """The server half of the ark wire: a body behind the head of its golden request."""
+    from chunkwise.wires import HttpRequest, Offer, Readiness
+
+    head = (GOLDEN / "ark" / "three.http").read_bytes().partition(b"\r\n\r\n")[0].decode()
+    kind = re.search(r"(?i)content-type: (.*)", head)
+    headers = {"content-type": kind[1].strip() if kind else ""}
+
+    def target(data: bytes) -> None:
+        half = wire.server()
+        sent = headers | {"content-length": str(len(data))}
+        work(
+            half,
+            half.receive(HttpRequest("POST", "/predict", {}, sent, data, "1.2.3.4"), 0.0),
+            Offer(Readiness.READY),
+        )
+
+    return target
+
+
+def responded(wire: Any) -> Target:
+    """The client half of the ark wire."""
+    import numpy as np
+
+    from chunkwise.contract import ChunkRequest, Frame
+    from chunkwise.wires import HttpResponse, WireError
+
+    state = {
+        "left_arm": np.zeros(6),
+        "left_gripper": np.zeros(1),
+        "right_arm": np.zeros(6),
+        "right_gripper": np.zeros(1),
+    }
+
+    def target(data: bytes) -> None:
+        half = wire.client()
+        half.ask(1, Frame({}, state, {"prompt": "x"}), ChunkRequest(0), None)
+        with suppress(WireError):
+            half.receive(HttpResponse(200, data), 0.0)
+
+    return target
+
+
+def file_named(wire: Any) -> Target:
+    """The Arrow file of an OpenArm request."""
+    import json
+
+    from chunkwise.wires import Fetch, Offer, Readiness, WireError
+
+    asked = json.loads((GOLDEN / "openarm" / "bimanual_first.json").read_text())
+    line = json.dumps(asked).encode() + b"\n"
+
+    def target(data: bytes) -> None:
+        half = wire.server()
+        offer = Offer(Readiness.READY)
+        half.opened(offer, 0.0)
+        for call in half.receive(line, 0.0):
+            if isinstance(call, Fetch) and data:
+                with suppress(WireError):
+                    work(half, half.fetched(call, memoryview(data), 0.0), offer)
+
+    return target
+
+
+def recorded() -> Target:
+    """The recording's reader."""
+    from chunkwise.recording import EpisodeReader, RecordingError
+
+    path = Path(tempfile.mkdtemp(dir="/dev/shm")) / "fuzzed.mcap"
+
+    def target(data: bytes) -> None:
+        path.write_bytes(data)
+        with suppress(RecordingError):
+            list(EpisodeReader(path))
+
+    return target
+
+
+def unpacked() -> Target:
+    """Packed trees."""
+    from chunkwise.contract.packing import PackingError, Unpacker
+
+    def target(data: bytes) -> None:
+        with suppress(PackingError):
+            Unpacker()(memoryview(data))
+
+    return target
+
+
+def make(name: str) -> tuple[Target, list[Path]]:
+    """A target, and the folders with what it begins from."""
+    from chunkwise import plugins
+
+    wire, _, side = name.partition("-")
+    if name == "recording":
+        return recorded(), []
+    if name == "packing":
+        return unpacked(), []
+    options = {"lerobot": {}, "openpi": {}, "gr00t": {}}.get(wire, {})
+    made = plugins.load("wires", wire)(**options)
+    if name == "openarm-file":
+        return file_named(made), [GOLDEN / wire]
+    if wire == "ark":
+        return (requested(made) if side == "server" else responded(made)), [GOLDEN / wire]
+    return (served(made, policy_spec()) if side == "server" else heard(made)), [GOLDEN / wire]
+
+
+TARGETS = {
+    "native-server": 150_000,
+    "native-client": 100_000,
+    "openarm-server": 100_000,
+    "openarm-client": 60_000,
+    "openarm-file": 60_000,
+    "ark-server": 100_000,
+    "ark-client": 40_000,
+    "openpi-server": 100_000,
+    "openpi-client": 60_000,
+    "lerobot-server": 60_000,
+    "lerobot-client": 60_000,
+    "gr00t-server": 100_000,
+    "gr00t-client": 60_000,
+    "packing": 50_000,
+    "recording": 20_000,
+}
+
+
+def fuzz(name: str, runs: int) -> None:
+    """Run one target in this process; atheris ends it."""
+    import atheris
+
+    with atheris.instrument_imports(include=["chunkwise"]):
+        target, corpus = make(name)
+    folders = [str(folder) for folder in corpus]
+    found = tempfile.mkdtemp(prefix="chunkwise-fuzz-")
+    flags = [
+        f"-runs={runs}",
+        "-seed=1",
+        f"-rss_limit_mb={RSS_LIMIT_MB}",
+        f"-timeout={INPUT_S * 20}",
+        "-max_len=65536",
+    ]
+    atheris.Setup([sys.argv[0], found, *folders, f"-artifact_prefix={found}/", *flags], target)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    """Run every target in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, help="inputs of each target; by default its share of a million")
+    parser.add_argument("--only", choices=TARGETS)
+    parser.add_argument("--target", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.target:
+        fuzz(asked.target, asked.runs)
+    rows, failed, total = [], [], 0
+    for name, share in TARGETS.items():
+        if asked.only not in (None, name):
+            continue
+        runs = asked.runs or share
+        began = time.monotonic()
+        words = [sys.executable, __file__, "--target", name, "--runs", str(runs)]
+        made = subprocess.run(words, capture_output=True, text=True, errors="replace", cwd=tempfile.gettempdir())
+        took = time.monotonic() - began
+        done = re.search(r"Done (\d+) runs", made.stderr)
+        peaks = [int(text) for text in re.findall(r"rss: (\d+)Mb", made.stderr)]
+        count = int(done[1]) if done else 0
+        total += count
+        ok = made.returncode == 0 and done is not None
+        rows.append((name, count, took, peaks[0] if peaks else 0, max(peaks, default=0), ok))
+        print(
+            f"{name:16} {count:8d} inputs in {took:6.1f} s, peak {max(peaks, default=0)} MB, {'ok' if ok else 'FAILED'}"
+        )
+        if not ok:
+            failed.append(name)
+            print(made.stderr[-3000:])
+    if asked.only is None and asked.runs is None:
+        table = "\n".join(
+            f"| {name} | {count} | {took:.0f} | {first} | {peak} | {'none' if ok else 'YES'} |"
+            for name, count, took, first, peak, ok in rows
+        )
+        PAGE.write_text(
+            f"""# Garbage
+
+`make fuzz`. {total} inputs, coverage-guided (atheris) from the golden requests of every wire, over every decoder: both halves
+of each wire, OpenArm's Arrow file, recordings, packed trees. A decoder may answer, wait for more or refuse with a typed
+error. A failure is any other exception, a crash, one input that takes 20 s, or {RSS_LIMIT_MB} MB. Python
+{platform.python_version()}.
+
+| decoder | inputs | s | MB at first | MB at most | failures |
+|---|---|---|---|---|---|
+{table}
+""",
+            encoding="utf-8",
+        )
+        print(f"wrote {PAGE.relative_to(ROOT)}: {total} inputs")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
