@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from chunkwise.contract import ComponentSpec, Layout, RobotSpec, Rotation, robot_layout
 from chunkwise.contract.rotations import angle_between
@@ -278,3 +279,27 @@ def test_a_driver_cannot_change_what_the_next_command_counts_from() -> None:
         assert sent is not None
         with pytest.raises(ValueError, match="read-only"):
             made.action(sent).commands["arm"].value[:] *= 57.3
+
+
+@given(
+    rows=arrays(np.float64, st.tuples(st.integers(1, 6), st.just(3)), elements=st.floats(-2, 2) | st.just(np.nan)),
+    start=arrays(np.float64, 3, elements=st.floats(-1, 1) | st.just(np.nan)),
+    age_s=st.floats(0, 4),
+    scale=st.sampled_from([1.0, 0.05, 0.01]),
+)
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_rows_that_pass_are_rows_that_the_check_leaves_alone(
+    rows: np.ndarray, start: np.ndarray, age_s: float, scale: float
+) -> None:
+    arm = part("arm", "joint_position", 3, lower=[-1.0] * 3, upper=[1.0] * 3, max_rate=[5.0, 10.0, np.inf])
+    base = Gate(layout(arm), 0.02, start=np.zeros(3))
+    rows = rows * scale
+    asked, gate = base.at(start), base.at(start)
+    if asked.passes(rows, age_s=age_s):
+        for row in rows:
+            sent, verdict = gate.check(row, age_s=age_s)
+            assert not verdict.broken
+            np.testing.assert_array_equal(sent, row)
+    elif np.isfinite(rows).all() and np.isfinite(start).all() and age_s <= 3:
+        assert any(gate.check(row, age_s=age_s)[1].broken for row in rows)
+    assert not asked.counts and not base.counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from copy import copy
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -110,6 +111,28 @@ class Gate:
             return sent, CLEAR
         broken = self._compare(row, inside, Rule.LIMIT) + self._compare(inside, sent, Rule.SLEW)
         return sent, self._count(broken)
+
+    def at(self, start: Array) -> Gate:
+        """Another gate with the same limits, whose first command's travel counts from `start`."""
+        made = copy(self)
+        made.counts = Counter()
+        made._last = np.array(start, dtype=np.float64)
+        return made
+
+    def passes(self, rows: Array, *, age_s: float = 0.0) -> bool:
+        """Whether rows ``(n, width)``, one per period from now on, would all go through :meth:`check` unchanged.
+
+        It may say no of some that would, never yes of one that would not.  Nothing is sent by asking.
+
+        Args:
+            rows: float64 ``(n, width)``.
+            age_s: of the last of them.
+        """
+        if age_s > self.max_plan_age_s or self._turning or self._last is None or not len(rows):
+            return False
+        origins = np.concatenate([self._last[None], rows[:-1]]) * self._from_last
+        inside = (rows >= self._lower) & (rows <= self._upper) & np.isfinite(rows)
+        return bool((inside & (rows >= origins - self._reach) & (rows <= origins + self._reach)).all())
 
     def hold(self) -> Array | None:
         """The row that holds the robot after what was sent last; None where that is not known."""

@@ -77,12 +77,12 @@ class Player:
         self._answer_waiting()  # whoever asks again has not waited for the first answer
         if call.reset or self._scheduler is None or self._scheduler.layout.components != self._components(call):
             self._begin(call)
-        played, asked = self._tick(call, now_s, may_ask=self._recent(call))
-        if call.patience_s > 0 and asked and not played.fresh:
+        decision = self._tick(call, now_s, may_ask=self._recent(call))
+        if call.patience_s > 0 and decision.request is not None and not self._fresh():
             timer = self._loop.call_later(call.patience_s, self._answer_waiting)
             self._waiting = call, done, timer
             return
-        self._deliver(played, done)
+        self._deliver(self._played(call, decision), done)
 
     def stop(self) -> None:
         """The client has gone."""
@@ -107,7 +107,7 @@ class Player:
         rules = self._rules
         self._steps = StepClock(hz)
         standing = layout.standing(call.frame)
-        self._gate = self._gate_from(layout, standing)
+        self._gate = Gate(layout, self._steps.period_s, start=standing, max_plan_age_s=rules.max_plan_age_s)
         self._gated, self._from, self._sent = -1, standing, standing
         delay = None if self._scheduler is None else self._scheduler.delay
         self._scheduler = Scheduler(
@@ -152,8 +152,8 @@ class Player:
         self._note(f"stale: the observation is {age_s:.3g} s old")
         return False
 
-    def _tick(self, call: Observe, now_s: float, *, may_ask: bool, again: bool = False) -> tuple[Played, bool]:
-        """What runs now; and whether an answer is under way that was asked for with this observation."""
+    def _tick(self, call: Observe, now_s: float, *, may_ask: bool, again: bool = False) -> Decision:
+        """What runs now; what is to be asked is asked."""
         scheduler = self._scheduler
         assert scheduler is not None
         if call.paced and again:
@@ -167,7 +167,7 @@ class Player:
             self._note(f"{fault.kind}: {fault.detail}")
         if decision.request is not None:
             self._ask(call, decision.request)
-        return self._played(call, decision), decision.request is not None
+        return decision
 
     def _ask(self, call: Observe, request: ChunkRequest) -> None:
         episode, limit_s = self._episode, self._rules.start_timeout_s
@@ -192,8 +192,7 @@ class Player:
         now_s = self._clock()
         if call.paced:
             self._steps.resume(now_s)
-        played, _ = self._tick(call, now_s, may_ask=False, again=True)
-        self._deliver(played, done)
+        self._deliver(self._played(call, self._tick(call, now_s, may_ask=False, again=True)), done)
 
     def _deliver(self, played: Played, done: Callable[[Played], None]) -> None:
         plan = played.plan
@@ -206,11 +205,15 @@ class Player:
         self._faults.append(fault)
         del self._faults[:-MAX_FAULTS]
 
+    def _fresh(self) -> bool:
+        """Whether a chunk has joined the plan that the robot was not told of."""
+        plan = None if self._scheduler is None else self._scheduler.plan
+        return plan is not None and (plan.chunk, plan.observed_step) != self._told
+
     def _played(self, call: Observe, decision: Decision) -> Played:
         scheduler = self._scheduler
         assert scheduler is not None
         plan = scheduler.plan
-        fresh = plan is not None and (plan.chunk, plan.observed_step) != self._told
         period_s = self._steps.period_s
         gate = self._paced_gate(decision.step) if call.paced else self._gate_at(call)
         row = decision.row
@@ -229,7 +232,7 @@ class Player:
             plan,
             decision.step,
             self._steps.control_hz,
-            fresh,
+            self._fresh(),
             self._first,
             tuple(self._faults),
             rows,
@@ -241,18 +244,14 @@ class Player:
         Else a robot that calls too often would be let travel one reach per call, and not per period.
         """
         if step == self._gated:
-            self._gate = self._gate_from(self._gate.layout, self._from)
+            self._gate = self._gate.at(self._from)
         else:
             self._gated, self._from = step, self._sent
         return self._gate
 
     def _gate_at(self, call: Observe) -> Gate:
         """A gate that counts from where the robot was seen."""
-        layout = self._gate.layout
-        return self._gate_from(layout, layout.standing(call.frame))
-
-    def _gate_from(self, layout: Layout, start: Array) -> Gate:
-        return Gate(layout, self._steps.period_s, start=start, max_plan_age_s=self._rules.max_plan_age_s)
+        return self._gate.at(self._gate.layout.standing(call.frame))
 
     def _rows(self, call: Observe, plan: Plan, step: int) -> Array | None:
         """As many rows as the call wants, from where the robot will begin with them."""
@@ -262,6 +261,10 @@ class Player:
         if not len(ahead):
             return None
         gate = self._gate_at(call)
+        if len(ahead) == call.rows and gate.passes(
+            ahead, age_s=(begin + call.rows - plan.observed_step) * period_s
+        ):
+            return ahead
         rows = np.empty((call.rows, ahead.shape[1]))
         last: Array | None = None
         for index in range(call.rows):
