@@ -97,9 +97,10 @@ dora-env: .venv-dora/.ready .venv-dora-new/.ready ## environments of the OpenArm
 	$(@D)/bin/python -m pip install -qq --no-deps --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(PY)
+$(VENV)/.dev: pyproject.toml constraints.txt inference/requirements-lerobot.txt | $(PY)
 	@echo "setting up $(VENV) for development (once) ..."
 	$(PIP) --editable '.[dev]'
+	$(PY) -m pip install -qq --no-deps --requirement inference/requirements-lerobot.txt
 	@touch $@ $(VENV)/.demo
 
 clean:           ## remove what was made here

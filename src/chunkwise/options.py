@@ -87,7 +87,7 @@ def convert(value: object, hint: Any, where: str) -> Any:
     """
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
-        return yaml.safe_load(value) if isinstance(value, str) else value
+        return _plain(value, where) if isinstance(value, str) else value
     if origin in (Union, types.UnionType):
         return _first_that_fits(value, inner, where)
     if origin is Literal:
@@ -101,6 +101,14 @@ def convert(value: object, hint: Any, where: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(convert(value, Literal[tuple(item.value for item in hint)], where))
     return _scalar(value, hint, where)
+
+
+def _plain(text: str, where: str) -> Any:
+    """What a text is as YAML."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _hints(maker: Callable[..., Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 import chunkwise
 
 ROOT = Path(chunkwise.__file__).parent
-PORTS = ("contract", "chunking", "safety", "sampling", "testing")
+PORTS = ("contract", "chunking", "safety", "sampling", "processing", "testing")
 PORT_FILES = [ROOT / name / "__init__.py" for name in ("robots", "policies", "workers", "engines")]
 FILES = sorted(path for name in PORTS for path in (ROOT / name).rglob("*.py")) + PORT_FILES
 
@@ -41,6 +41,7 @@ def _is_protocol(node: ast.ClassDef) -> bool:
 def _answers_a_port(node: ast.ClassDef, method: ast.AST) -> bool:
     """Whether the method is one that a port describes."""
     ports = {"submit", "arrivals", "wait", "restart", "close", "infer", "connect", "observe", "act", "load", "run"}
+    ports |= {"inverse", "describe"}  # of a step
     return not _is_protocol(node) and getattr(method, "name", "") in ports
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import chunkwise
 
-PACKAGES = ("contract", "chunking", "safety", "sampling", "tasks")
+PACKAGES = ("contract", "chunking", "safety", "sampling", "tasks", "processing")
 
 
 def modules() -> Iterator[str]:

@@ -15,7 +15,7 @@ import chunkwise
 ROOT = Path(chunkwise.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-PURE = ("contract", "chunking", "safety", "sampling")
+PURE = ("contract", "chunking", "safety", "sampling", "processing")
 """Packages of numpy and the standard library that know nothing of the world."""
 WORLD = {
     *("asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "queue", "random"),
@@ -109,7 +109,7 @@ def test_pure_packages_touch_no_clock_thread_process_socket_file_or_log(name: st
 
 def test_wires_are_protocols_and_nothing_else() -> None:
     """No clock, thread, process, socket, file or log; third parties by `plugins.require`, when they are wanted."""
-    ours = ("chunkwise.wires", "chunkwise.contract", "chunkwise.chunking", "chunkwise.plugins")
+    ours = tuple(f"chunkwise.{name}" for name in ("wires", "contract", "chunking", "plugins", "processing"))
     harmless = ("urllib.parse", "io")  # texts, and bytes in memory
     known = sys.stdlib_module_names | {"numpy", "chunkwise"}
     wires = [path for path in FILES if package(path) == "wires"]

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "src" / "chunkwise"
 LAYERS = (
     {"contract"},
-    {"chunking", "safety", "sampling", "tasks", "plugins", "options"},
+    {"chunking", "safety", "sampling", "tasks", "plugins", "options", "processing"},
     {"wires"},
     {"robots", "policies", "engines", "workers", "recording", "transports"},
     {"runtime"},

@@ -71,6 +71,7 @@ def test_a_value_becomes_what_its_hint_asks_for(value: object, hint: Any, expect
         ("1,2,3", tuple[int, int], "must have 2 values"),
         (5, tuple[int, ...], "must be a list"),
         ("x", int | float, "a whole number or a number"),
+        ("{front: [", Any, "it is no YAML: while parsing"),
     ],
 )
 def test_another_value_is_refused_by_name(value: object, hint: Any, message: str) -> None:

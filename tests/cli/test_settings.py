@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_what_no_policy_can_be_is_said_clearly(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "wave").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="is a directory, which is not supported"):
-        read("--policy", str(tmp_path))
+        read("--robot", str(tmp_path))
     with pytest.raises(UsageError, match="no wire 'hf'"):
         read("--policy", "hf://somebody/policy")
     with pytest.raises(UsageError, match="is a URI, which is not supported"):
@@ -123,3 +124,46 @@ def test_functions_have_no_options(tmp_path: Path) -> None:
     assert read("--policy", f"{path}:infer").policy == Choice(f"{path}:infer")
     with pytest.raises(UsageError, match="is no class and has no options, got rows"):
         read("--policy", f"{path}:infer", "--policy.rows", "3")
+
+
+def checkpoint(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_a_directory_with_a_policy_is_the_policy_lerobot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(checkpoint(tmp_path / "act"))
+    made = read("--policy", folder, "--policy.state", "right_arm,left_arm", "--policy.threads", "2")
+    assert made.policy == Choice(folder, {"state": ("right_arm", "left_arm"), "threads": 2})
+    assert read("--config", config(tmp_path, made.to_yaml()), robot=None).policy == made.policy
+    maker = settings_of.adapter("policy", folder)
+    assert isinstance(maker, functools.partial) and maker.func.__name__ == "Lerobot"
+    assert maker.keywords == {"path": folder}
+    monkeypatch.chdir(tmp_path)
+    assert settings_of.adapter("policy", "act").keywords == {"path": "act"}  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="is its path already"):
+        read("--policy", folder, "--policy.path", "elsewhere")
+    with pytest.raises(UsageError, match=r"no option 'thread' \(did you mean 'threads'"):
+        read("--policy", folder, "--policy.thread", "2")
+
+
+def test_a_directory_without_a_policy_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a directory without config\.json: LeRobot's"):
+        read("--policy", str(tmp_path))
+    below = checkpoint(tmp_path / "checkpoints" / "last" / "pretrained_model")
+    with pytest.raises(UsageError, match=rf"did you mean {below}\?"):
+        read("--policy", str(tmp_path))
+
+
+def test_a_hub_id_is_the_policy_lerobot_and_a_mistyped_path_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read("--policy", "somebody/act_mug", "--policy.device", "cpu").policy == Choice(
+        "somebody/act_mug", {"device": "cpu"}
+    )
+    checkpoint(tmp_path / "outputs" / "act")
+    for name in ("outputs/atc", "./act", "/no/such/act", "a/b/c", "~/nothing-there", "somebody/act mug"):
+        with pytest.raises(UsageError, match="there is no such directory, and it is no hub id"):
+            read("--policy", name)

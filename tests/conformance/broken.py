@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -23,7 +23,11 @@ from chunkwise.contract import (
     PolicySpec,
     RobotSpec,
 )
+from chunkwise.engines import Engine, TensorSpec
+from chunkwise.engines._devices import choose
+from chunkwise.engines._network import Network, zeros
 from chunkwise.testing import (
+    EngineConformance,
     PolicyConformance,
     RobotConformance,
     StrategyConformance,
@@ -823,3 +827,164 @@ class ListenerClosesOnce(OfTransport):
                     await self.inner.close()
 
             return Listener(await super().serve(*given))
+
+
+# Engines.
+
+
+class Sum(Network):
+    """A whole engine: the sum of its inputs' columns."""
+
+    def _open(self, path: str, device: str) -> str:
+        if path.startswith("/no"):
+            raise FileNotFoundError(f"there is no {path}")
+        self.inputs = {"a": TensorSpec((None, 3), "float32"), "b": TensorSpec((None, 3), "float32")}
+        self.outputs = {"sum": TensorSpec((None, 3), "float32")}
+        return choose(device, ["cpu"], "sum")
+
+    def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        return {"sum": tensors["a"] + tensors["b"]}
+
+    def _release(self) -> None: ...
+
+
+class OfEngine(EngineConformance):
+    engine: ClassVar[type]
+
+    def make_engine(self) -> Engine:
+        return self.engine()
+
+    def network(self) -> str:
+        return "any"
+
+
+class TestSum(OfEngine):
+    """The engine that the broken ones derive from passes."""
+
+    engine = Sum
+
+
+@fails("test_is_an_engine")
+class DeclaresBeforeItKnows(OfEngine):
+    class engine(Sum):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inputs = {"a": TensorSpec((1,), "float32")}
+
+
+@fails("test_runs_only_what_is_loaded")
+class AnswersNothingWhenEmpty(OfEngine):
+    class engine(Sum):
+        def run(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return super().run(tensors) if self._loaded else {}
+
+
+@fails("test_answers_are_as_declared")
+class AnswersInDoublePrecision(OfEngine):
+    class engine(Sum):
+        def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return {"sum": super()._call(tensors)["sum"].astype(np.float64)}
+
+
+@fails("test_answers_come_from_the_inputs_alone")
+class SmoothsOverCalls(OfEngine):
+    class engine(Sum):
+        before: Any = 0.0
+
+        def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            self.before = (super()._call(tensors)["sum"] + self.before) / 2
+            return {"sum": self.before.copy()}
+
+
+@fails("test_answers_depend_on_the_inputs")
+class AnswersZeros(OfEngine):
+    class engine(Sum):
+        def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return {"sum": zeros(self.outputs["sum"])}
+
+
+@fails("test_inputs_are_left_alone")
+class AddsInPlace(OfEngine):
+    class engine(Sum):
+        def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            tensors["a"][:] += tensors["b"]
+            return {"sum": tensors["a"].copy()}
+
+
+@fails("test_inputs_are_left_alone")
+class TakesOnlyWhatItMayWrite(OfEngine):
+    class engine(Sum):
+        def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            if not tensors["a"].flags.writeable:
+                raise ValueError("read-only")
+            return super()._call(tensors)
+
+
+@fails("test_outputs_are_the_callers_own")
+class AnswersInItsOwnMemory(OfEngine):
+    class engine(Sum):
+        memory = np.zeros((1, 3), np.float32)
+
+        def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            self.memory[:] = super()._call(tensors)["sum"]
+            return {"sum": self.memory}
+
+
+@fails("test_what_does_not_match_is_refused_by_name")
+class FillsWhatIsMissingWithZeros(OfEngine):
+    class engine(Sum):
+        def run(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return super().run({name: zeros(spec) for name, spec in self.inputs.items()} | dict(tensors))
+
+
+@fails("test_a_device_that_is_not_there_is_refused")
+class FallsBackToTheProcessor(OfEngine):
+    class engine(Sum):
+        def _open(self, path: str, device: str) -> str:
+            return super()._open(path, "cpu")
+
+
+@fails("test_a_path_that_is_not_there_is_refused")
+class DrawsItsWeights(OfEngine):
+    class engine(Sum):
+        def _open(self, path: str, device: str) -> str:
+            return super()._open("any", device)
+
+
+@fails("test_calls_from_several_threads_are_kept_apart")
+class AnswersTheLastCaller(OfEngine):
+    class engine(Sum):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = threading.Barrier(2)
+
+        def run(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            self.given = tensors
+            if threading.current_thread() is not threading.main_thread():
+                self.both.wait(10)
+            return super().run(self.given)
+
+
+@fails("test_warming_up_changes_nothing")
+class KeepsWhatItWarmedUpOn(OfEngine):
+    class engine(Sum):
+        bias = 0.0
+
+        def warmup(self) -> None:
+            self.bias = 1.0
+
+        def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return {"sum": super()._call(tensors)["sum"] + np.float32(self.bias)}
+
+
+@fails("test_closes_twice_and_loads_again")
+class LoadsWhatItLoadedBefore(OfEngine):
+    class engine(Sum):
+        loads = 0
+
+        def _open(self, path: str, device: str) -> str:
+            self.loads += 1
+            return super()._open(path, device)
+
+        def _call(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+            return {"sum": super()._call(tensors)["sum"] * np.float32(self.loads)}

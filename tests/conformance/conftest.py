@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -90,10 +91,48 @@ def fake_node(folder: Path) -> Iterator[Mapping[str, Any]]:
     yield {"node_factory": plugins.load("robots", f"{path}:FakeNode")}
 
 
+def simulated_arm(folder: Path) -> AbstractContextManager[Mapping[str, Any]]:
+    """An arm of LeRobot's own class, on simulated servos."""
+    path = Path(__file__).parents[1] / "robots" / "simulated_servos.py"
+    made: AbstractContextManager[Mapping[str, Any]] = plugins.load("robots", f"{path}:so101")(folder)
+    return made
+
+
+@contextmanager
+def igris_policy(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The example's policy without its cameras, on the mock robot's components."""
+    example = Path(__file__).parents[2] / "examples" / "igris_policy"
+    params = json.loads((example / "inference_runtime_params.json").read_text(encoding="utf-8"))
+    path = folder / "params.json"
+    path.write_text(json.dumps(params | {"camera_names": []}), encoding="utf-8")
+    parts = ("right_arm:7", "left_arm:7", "right_gripper:1", "left_gripper:1")
+    yield {"config": example / "your_policy.yaml", "params": path, "state_keys": parts, "action_keys": parts}
+
+
+@contextmanager
+def exported(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """An exported policy of one small matrix, for one arm of two joints."""
+    path = Path(__file__).parents[1] / "policies" / "tiny_checkpoint.py"
+    plugins.load("policies", f"{path}:write")(folder, {"observation.state": (2,)}, 2)
+    yield {"path": str(folder), "state": ("arm",), "actions": ("arm:2",)}
+
+
+@contextmanager
+def pieces(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The same, by its pieces."""
+    with exported(folder) as arguments:
+        path = arguments["path"]
+        yield {"processors": path, "model": f"{path}/model.onnx", "state": ("arm",), "actions": ("arm:2",)}
+
+
 ARGUMENTS: Mapping[tuple[str, str], Callable[[Path], AbstractContextManager[Mapping[str, Any]]]] = {
+    ("policies", "igris"): igris_policy,
+    ("policies", "lerobot"): exported,
+    ("policies", "pipeline"): pieces,
     ("policies", "remote"): served,
     ("policies", "replay"): recording,
     ("robots", "dora"): fake_node,
+    ("robots", "lerobot"): simulated_arm,
     ("robots", "replay"): recording,
 }
 """What an adapter that cannot be made without arguments is made with."""

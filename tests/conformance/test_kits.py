@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from chunkwise.testing import (
+    EngineConformance,
     PolicyConformance,
     RobotConformance,
     StrategyConformance,
@@ -21,6 +22,7 @@ from chunkwise.testing import (
 )
 
 KITS = [
+    EngineConformance,
     PolicyConformance,
     RobotConformance,
     StrategyConformance,
@@ -41,7 +43,7 @@ def _beside(name: str) -> ModuleType:
 
 
 broken = _beside("broken")
-TestWhole, TestStill = broken.TestWhole, broken.TestStill
+TestWhole, TestStill, TestSum = broken.TestWhole, broken.TestStill, broken.TestSum
 
 
 @pytest.mark.parametrize(

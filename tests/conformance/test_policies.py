@@ -54,8 +54,8 @@ def _seen(policy: Policy) -> tuple[RobotSpec, Frame]:
         parameters = inspect.signature(made).parameters
         if any(item.default is item.empty for item in parameters.values()):
             continue  # a robot that is not there without being told which
-        if robot_name == "dora":
-            continue  # a robot that is there in a dataflow only
+        if robot_name in ("dora", "lerobot"):
+            continue  # robots that are there in a dataflow only, or where one is plugged in
         robot = made(**({"lockstep": True} if "lockstep" in parameters else {}))
         try:
             connect(robot.spec, spec)

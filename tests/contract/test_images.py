@@ -27,6 +27,7 @@ def test_every_word_there_is_passes(name: str, word: str) -> None:
         ({"pad": "center"}, "head: pad must be one of .*did you mean 'centre'"),
         ({"interpolation": "linear"}, "head: interpolation must be one of .*did you mean 'bilinear'"),
         ({"colours": "RGB"}, "head: colours must be one of rgb, bgr, grey, got 'RGB'"),
+        ({"antialias": 1}, "head: antialias must be true or false, got 1"),
         ({"axes": None}, "head: axes must be one of hwc, chw, got None"),
     ],
 )
@@ -37,7 +38,7 @@ def test_a_wrong_rule_is_refused_by_its_field(change: dict[str, Any], words: str
 
 @pytest.mark.parametrize("item", fields(ImageRule), ids=lambda item: item.name)
 def test_every_difference_is_named(item: Any) -> None:
-    other = 9 if item.name in ("height", "width") else CHOICES[item.name][-1]
+    other = {"height": 9, "width": 9, "antialias": False}.get(item.name) or CHOICES.get(item.name, (False,))[-1]
     rule = ImageRule()
     assert rule.differences(rule) == []
     assert rule.differences(replace(rule, **{item.name: other})) == [

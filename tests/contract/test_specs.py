@@ -133,7 +133,7 @@ def test_specs_answer_questions() -> None:
     assert POLICY.action_dim == 2 and POLICY.get_output("arm") is OUTPUT and POLICY.get_output("leg") is None
 
 
-RULE = ImageRule(224, 224, "letterbox", "top_left")
+RULE = ImageRule(224, 224, "letterbox", "top_left", antialias=False)
 TRAVELLER = replace(
     POLICY,
     state_names={"arm": ["b", "a"]},

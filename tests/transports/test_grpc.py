@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,8 +126,9 @@ def test_stubs_of_every_arity() -> None:
         assert seen.headers["x-two"] == "2" and seen.headers["content-type"] == "application/grpc"
         assert seen.peer.startswith("ipv4:127.0.0.1:")
         assert server.channel.stream_unary("/a.B/Later")(iter([b"x" * 3]), timeout=PATIENCE_S) == b"xxx"
-        two = server.channel.stream_stream("/a.B/Say")(iter([b"a", b""]), timeout=PATIENCE_S)
-        assert list(two) == [b"a", b""]
+        with pytest.raises(grpc.RpcError, match="2 messages answer a call") as caught:
+            list(server.channel.stream_stream("/a.B/Say")(iter([b"a", b""]), timeout=PATIENCE_S))
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
         assert list(server.channel.unary_stream("/a.B/Say")(b"q", timeout=PATIENCE_S)) == [b"q"]
         server.until(lambda: server.events.count("lost") == 4)
 
@@ -181,6 +182,38 @@ def test_what_waits_when_the_server_stops_is_told_so() -> None:
         server.run(server.listener.close())
         assert call.exception(PATIENCE_S).code() is grpc.StatusCode.UNAVAILABLE
         assert "about to stop" in call.exception().details()
+
+
+def test_nothing_is_read_of_a_call_that_is_not_admitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def admits(self: Echo, headers: Mapping[str, str]) -> bool:
+        if "x-key" in headers:
+            return True
+        self._peer.send(status(Code.UNAUTHENTICATED, "no key"))
+        return False
+
+    monkeypatch.setattr(Echo, "admits", admits, raising=False)
+    read = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        while not read.wait(0):  # until the call is over; flow control holds it
+            yield bytes(1 << 16)
+
+    with serving() as server:
+        call = server.channel.stream_unary("/a.B/Say")
+        with pytest.raises(grpc.RpcError, match="no key") as caught:
+            call(endless(), timeout=PATIENCE_S)
+        read.set()
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED and server.events == []
+        assert call(iter([b"x"]), metadata=[("x-key", "1")], timeout=PATIENCE_S) == b"x"
+
+
+def test_three_raw_pictures_of_1080p_are_one_call() -> None:
+    pictures = bytes(3 * 1080 * 1920 * 3)
+    with serving() as server:
+        slices = [pictures[at : at + (2 << 20)] for at in range(0, len(pictures), 2 << 20)]
+        server.channel.stream_unary("/a.B/Later", None, None).future(iter(slices), timeout=PATIENCE_S).exception()
+        (seen,) = [event for event in server.events if isinstance(event, HttpRequest)]
+        assert len(seen.body) == len(pictures) + 5 * len(slices)
 
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,8 @@ from chunkwise.wires import (
     Welcome,
     WireError,
 )
-from chunkwise.wires._messagepack import MAX_VALUES, packed, unpacked
+from chunkwise.wires._messagepack import packed
+from chunkwise.wires._messagepack import unpacked as bounded
 from chunkwise.wires.gr00t import Gr00t, matched
 from chunkwise.wires.gr00t.dialects import DIALECTS, array_of, written
 
@@ -77,6 +78,11 @@ FRAME = Frame(
     {"prompt": hand.TASK},
 )
 CHUNK = ActionChunk(np.array(hand.ROWS))
+
+
+def unpacked(data: Any) -> Any:
+    """What a message holds."""
+    return bounded(data, 1 << 26)
 
 
 def golden(name: str, dialect: str = "") -> bytes:
@@ -147,7 +153,7 @@ def test_a_request_of_each_dialect(dialect: str) -> None:
     assert found.images["head"].tobytes() == hand.PIXELS and found.images["head"].shape == (2, 3, 3)
     assert found.state["arm"].tolist() == list(hand.STATE) and found.state["arm"].dtype == np.float64
     assert found.task == {"prompt": hand.TASK}
-    assert found.images["head"].flags.writeable and found.state["arm"].flags.writeable
+    assert found.state["arm"].flags.writeable
 
 
 @DIALECT
@@ -316,24 +322,24 @@ def test_what_is_wrong_is_named(observation: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "too early"),
-        (b"\xc1", "0xc1"),
-        (b"\x80\x80", "behind the message"),
+        (b"", "incomplete"),
+        (b"\xc1", "no msgpack"),
+        (b"\x80\x80", "ExtraData"),
         (b"\x93\x01\x02\x03", "a request must be a map"),
         (b"\x81\xa8endpoint\xa4fire", "Unknown endpoint: 'fire'"),
         (b"\x81\xa8endpoint\xa8getacton", "did you mean 'get_action'"),
         (b"\x81\xa8endpoint\x90", "Unknown endpoint"),
         (b"\x80", "get_action needs data"),
         (b"\x81\xa9api_token\x05", "api_token must be a text"),
-        (b"\x81\xa1a\xc7\x01\x05\x00", "extensions are not taken"),
-        (b"\xdd\xff\xff\xff\xff", "values"),
-        (b"\xdf\xff\xff\xff\xff", "values"),
-        (b"\xc6\xff\xff\xff\xff", "too early"),
-        (b"\xdb\xff\xff\xff\xff", "a text of"),
-        (b"\x91" * 40, "levels"),
-        (b"\x81\xa1\xff\x01", "UTF-8"),
-        (b"\x81\x01\x01", "neither a text nor bytes"),
-        (b"\xdc\x20\x00" + b"\xc0" * 0x2000, "values"),
+        (b"\x81\xa1a\xc7\x01\x05\x00", "ext"),
+        (b"\xdd\xff\xff\xff\xff", "max_array_len"),
+        (b"\xdf\xff\xff\xff\xff", "max_map_len"),
+        (b"\xc6\xff\xff\xff\xff", "no msgpack"),
+        (b"\xdb\xff\xff\xff\xff", "incomplete"),
+        (b"\x91" * 39 + b"\x90", "in one another"),
+        (b"\x81\xa1\xff\x01", "UnicodeDecodeError"),
+        (b"\x81\x01\x01", "map key"),
+        (b"\xdc\x20\x00" + b"\xc0" * 0x2000, "max_array_len"),
     ],
 )
 def test_what_is_no_request_is_answered(data: bytes, words: str) -> None:
@@ -385,18 +391,13 @@ def test_the_task_as_an_array_of_texts() -> None:
     assert found.task == {"prompt": "grasp ä", "annotation.task": "grasp ä"}
 
 
-def test_images_are_as_the_policy_declares_them() -> None:
+def test_images_arrive_as_they_were_sent_whatever_the_policy_declares() -> None:
     picture = np.zeros((1, 1, 2, 3, 3), "u1")
     picture[..., 0] = 255  # red
-    for rule, shape, red in (
-        (ImageRule(), (2, 3, 3), (..., 0)),
-        (ImageRule(colours="bgr"), (2, 3, 3), (..., 2)),
-        (ImageRule(axes="chw"), (3, 2, 3), (0, ...)),
-    ):
-        policy = PolicySpec("p", ["head"], [], images={"head": rule})
-        half = server(Offer(Readiness.READY, "", policy))
-        image = seen(half, asked({"video": {"head": nd(picture)}})).images["head"]
-        assert image.shape == shape and (image[red] == 255).all() and image.sum() == 255 * 6
+    rule = ImageRule(64, 64, "letterbox", colours="bgr", axes="chw")
+    half = server(Offer(Readiness.READY, "", PolicySpec("p", ["head"], [], images={"head": rule})))
+    image = seen(half, asked({"video": {"head": nd(picture)}})).images["head"]
+    assert np.array_equal(image, picture[0, 0]), "the rule is applied later, and once"
 
 
 # Order --------------------------------------------------------------------------------------------------------
@@ -412,7 +413,7 @@ def test_answers_come_in_the_order_of_their_requests() -> None:
     told = half.answer(first, CHUNK, 0.0)
     assert isinstance(told, list) and len(told) == 4
     assert told[0] == golden("n17_acted") and told[2] == golden("pong")
-    assert "superseded" in unpacked(told[1])["error"] and "0xc1" in unpacked(told[3])["error"]
+    assert "superseded" in unpacked(told[1])["error"] and "no msgpack" in unpacked(told[3])["error"]
 
 
 def test_who_never_waits_is_let_go() -> None:
@@ -570,39 +571,6 @@ def test_a_claim_is_checked_before_anything_is_made_of_it() -> None:
     assert peak < 8 << 20
 
 
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=20), inner, max_size=20),
-    max_leaves=40,
-)
-
-
-@given(PLAIN)
-def test_values_are_carried(value: Any) -> None:
-    assert unpacked(packed(value)) == value
-
-
-@settings(max_examples=50)
-@given(PLAIN)
-def test_the_usual_library_writes_and_reads_the_same(value: Any) -> None:
-    msgpack = pytest.importorskip("msgpack")
-    assert packed(value) == msgpack.packb(value)
-    assert unpacked(msgpack.packb(value)) == value
-
-
-def test_texts_and_bytes_of_every_length() -> None:
-    for size in (0, 31, 32, 255, 256, 65535, 65536):
-        assert unpacked(packed("a" * size)) == "a" * size
-        assert bytes(unpacked(packed(bytes(size)))) == bytes(size)
-    assert unpacked(packed(list(range(100)))) == list(range(100))
-    assert len(unpacked(packed(dict.fromkeys(map(str, range(100)))))) == 100
-    with pytest.raises(WireError):
-        unpacked(packed([None] * MAX_VALUES))
-    for wrong, kind in ((object(), TypeError), (1 << 64, OverflowError), ({"a": 1 + 1j}, TypeError)):
-        with pytest.raises(kind):
-            packed(wrong)
-
-
 @settings(max_examples=300)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"\x81\xa4data", b"\x82\xa8endpoint\xaaget_action\xa4data"]))
 def test_no_request_raises(data: bytes, head: bytes) -> None:
@@ -648,7 +616,7 @@ def test_every_beginning_of_a_message_is_refused(dialect: str) -> None:
     whole = golden("asked", dialect)
     for end in range(len(whole)):
         assert error(server(), whole[:end])
-    assert "behind" in error(server(), whole + b"\x00")
+    assert "ExtraData" in error(server(), whole + b"\x00")
 
 
 def test_what_arrives_is_copied() -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "drive a robot with a policy, and report how it went",
     "serve": "let robots elsewhere ask a policy, over any number of wires at once",
     "check": "see whether a policy fits a robot, without moving it",
+    "export": "make a policy's network run without torch, and see that it answers the same",
     "record-wire": "keep every byte between a client and a server elsewhere on a tape",
     "replay-wire": "play a tape's client against a live server, and show what is answered differently",
     "list": "the robots, policies, strategies, workers and engines there are",
@@ -90,14 +91,14 @@ def _end_on_termination() -> None:
 
 def _say(error: Exception) -> int:
     """One line for what the caller can cure, and the kind of error before it for what we did not foresee."""
-    from chunkwise.contract import InterfaceValidationError
+    from chunkwise.contract import InterfaceValidationError, PolicyFailed, RobotFailed
     from chunkwise.options import UsageError
     from chunkwise.plugins import MissingExtra, UnknownAdapter
 
     asked_wrongly = isinstance(error, (UsageError, InterfaceValidationError, UnknownAdapter, MissingExtra))
     text = str(error) if asked_wrongly else f"{type(error).__name__}: {error} ({_where(error)}; --debug shows all)"
     print("\n".join([f"chunkwise: {text}", *getattr(error, "__notes__", [])]), file=sys.stderr)
-    return 2 if asked_wrongly else 1
+    return 2 if asked_wrongly and not isinstance(error, (RobotFailed, PolicyFailed)) else 1
 
 
 def _where(error: BaseException) -> str:

@@ -76,7 +76,7 @@ def _make(setting: str, choice: Choice, control_hz: float | None = None) -> Any:
         options.setdefault("control_hz", control_hz)
     try:
         return maker(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, FileNotFoundError) as error:
         name = (
             "" if str(error).startswith(choice.name) else f"{choice.name}: "
         )  # a server's errors name it already

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ ADAPTERS = {"robot": "robots", "policy": "policies", "strategy": "strategies", "
 """Settings that name an adapter, and the kind of it."""
 
 MAX_CONFIG_BYTES = 1 << 20
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""A model on Hugging Face's hub."""
 
 
 @dataclass(slots=True)
@@ -74,8 +77,9 @@ class Settings:
 
 HELP = {
     "robot": "NAME, module:Class or path/to/file.py:Class; options as --robot.OPTION VALUE",
-    "policy": "the same, an infer(frame, request) function, or a server: native+unix:///run/x.sock, "
-    "native://host:7777, ark+http://host:8000; options as --policy.OPTION VALUE",
+    "policy": "the same, an infer(frame, request) function, the directory or the hub id (organisation/name) of a "
+    "LeRobot or exported policy, or a server: native+unix:///run/x.sock, native://host:7777, "
+    "ark+http://host:8000; options as --policy.OPTION VALUE",
     "strategy": "how chunks are run (default rtc); options as --strategy.OPTION VALUE",
     "worker": "where inference runs (default thread); options as --worker.OPTION VALUE",
 }
@@ -138,7 +142,7 @@ def adapter(setting: str, name: str) -> Callable[..., Any]:
     """The class (or, for a policy, the function or object) behind a name.
 
     Raises:
-        UsageError: a directory, a URI, or a file that does not say which class.
+        UsageError: a directory that holds no policy, a URI, or a file that does not say which class.
         UnknownAdapter, MissingExtra: it is not there.
     """
     if setting == "policy" and "://" in name:
@@ -149,6 +153,8 @@ def adapter(setting: str, name: str) -> Callable[..., Any]:
             )
         remote = plugins.load("policies", "remote")
         return functools.partial(remote, url=name)
+    if setting == "policy" and _is_checkpoint(name):
+        return functools.partial(plugins.load("policies", "lerobot"), path=name)
     if "://" in name or (Path(name).is_dir() and name not in plugins.names(ADAPTERS[setting])):
         what = "a URI" if "://" in name else "a directory"
         raise UsageError(
@@ -161,10 +167,38 @@ def adapter(setting: str, name: str) -> Callable[..., Any]:
     return found
 
 
+def _is_checkpoint(name: str) -> bool:
+    """Whether a policy is a directory with a LeRobot or exported policy, or the hub id of one.
+
+    Raises:
+        UsageError: it looks like a path, and there is no policy there.
+    """
+    folder = Path(name).expanduser()
+    if name in plugins.names("policies"):
+        return False
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return True
+        below = sorted(found.parent for found in folder.glob("**/pretrained_model/config.json"))
+        cure = (
+            f"; did you mean {below[-1]}?" if below else ": LeRobot's checkpoints and exported policies have one"
+        )
+        raise UsageError(f"policy {name!r} is a directory without config.json{cure}")
+    if "/" not in name or ":" in name or name.endswith(".py"):
+        return False
+    if HUB_ID.fullmatch(name) and not folder.parent.is_dir():
+        return True
+    raise UsageError(f"policy {name!r}: there is no such directory, and it is no hub id, as organisation/name is")
+
+
 def resolved(setting: str, choice: Choice) -> Choice:
     """The choice with its options as the constructor wants them; imports the adapter."""
     maker = adapter(setting, choice.name)
-    if isinstance(maker, (type, functools.partial)):
+    if isinstance(maker, functools.partial):
+        for option in choice.options.keys() & maker.keywords.keys():
+            raise UsageError(f"{setting} {choice.name} is its {option} already; leave --{setting}.{option} out")
+        return Choice(choice.name, chosen(maker.func, choice.options, f"{setting} {choice.name}"))
+    if isinstance(maker, type):
         return Choice(choice.name, chosen(maker, choice.options, f"{setting} {choice.name}"))
     if choice.options:
         raise UsageError(

@@ -31,6 +31,9 @@ class ImageRule:
             aspect, pads the rest) or ``crop`` (keeps the aspect, cuts the rest).
         pad: where the picture lies in a letterbox: ``centre``, ``top_left`` or ``bottom_right``.
         interpolation: ``nearest``, ``bilinear``, ``bicubic``, ``area`` or ``lanczos``.
+        antialias: whether shrinking looks at every pixel, as PIL, torchvision's v2 transforms and JAX do; without,
+            only at the nearest few, as OpenCV and ``torch.nn.functional.interpolate`` do.  It is no matter to
+            ``nearest`` and ``area``.
         colours: order of the channels: ``rgb``, ``bgr`` or ``grey``.
         axes: ``hwc`` or ``chw``.
     """
@@ -40,6 +43,7 @@ class ImageRule:
     fit: str = "stretch"
     pad: str = "centre"
     interpolation: str = "bilinear"
+    antialias: bool = True
     colours: str = "rgb"
     axes: str = "hwc"
 
@@ -62,6 +66,8 @@ def validate_image_rule(rule: ImageRule, where: str) -> None:
         size: Any = getattr(rule, name)
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= 1 << 14:
             raise InterfaceValidationError(f"{where}: {name} must be pixels, 0 for any, got {size!r}")
+    if not isinstance(rule.antialias, bool):
+        raise InterfaceValidationError(f"{where}: antialias must be true or false, got {rule.antialias!r}")
     for name, known in CHOICES.items():
         word = getattr(rule, name)
         if word not in known:

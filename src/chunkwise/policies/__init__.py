@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from chunkwise.contract import Action, ActionChunk, Binding, ChunkRequest, Frame
 from chunkwise.contract.values import Array
+from chunkwise.policies._pictures import as_ruled
 
 Answer = ActionChunk | Action | list[Action] | Array
 """What `infer` may return: a chunk, rows ``(action_horizon, action_dim)``, one Action, or a list of them."""
@@ -34,6 +35,7 @@ class Policy(Protocol):
     def infer(self, frame: Frame, request: ChunkRequest) -> Answer:
         """The actions from `request.request_step` on, in the policy's own column order.
 
+        States are in the joint order and pictures by the image rules of its spec; arrays may be read-only.
         Derive them from the frame and the request alone: calls may be skipped, repeated or made to warm up.
         """
         ...
@@ -54,8 +56,18 @@ class BoundPolicy:
         """The policy's answer as a chunk in the robot's column order.
 
         Raises:
-            InterfaceValidationError: the answer does not match the policy's spec.
+            InterfaceValidationError: a picture cannot be made what the policy reads, or the answer does not match
+                the policy's spec.
             Exception: whatever the policy raises.
         """
-        answer = self.policy.infer(self.binding.frame(frame), self.binding.request(request))
+        answer = self.policy.infer(shown(self.binding, frame), self.binding.request(request))
         return self.binding.chunk(answer)
+
+
+def shown(binding: Binding, frame: Frame) -> Frame:
+    """A robot's frame as the policy reads it: joints in its order, pictures by its image rules.
+
+    Raises:
+        ProcessingError: a picture is none, or of another size where the rule is ``exact``.
+    """
+    return as_ruled(binding.frame(frame), binding.policy.images)

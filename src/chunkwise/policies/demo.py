@@ -5,9 +5,9 @@ It was trained by this repository, on the scripted expert's episodes; `demo_asse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from chunkwise import plugins
 from chunkwise.contract import ActionChunk, ChunkRequest, Frame
 from chunkwise.contract.values import Array
 from chunkwise.engines import Engine
+from chunkwise.engines._exported import is_exported, read_exported
 from chunkwise.sampling.flow import FlowSampler, Jacobian
 from chunkwise.tasks.lanes import joints_to_lanes, lanes_to_joints
 from chunkwise.tasks.two_belts import ARMS, features, policy_spec
@@ -31,6 +32,8 @@ ROWS = (KNOTS - 1) * KNOT_STEPS + 1
 LANE_SCALE = 0.1
 """A lane coordinate of this size is 1 to the network [m]."""
 ASSETS = Path(__file__).parent / "demo_assets"
+ENGINES = {".onnx": "onnx", ".xml": "openvino"}
+"""What runs a network, by its file's suffix."""
 
 Float32 = NDArray[np.float32]
 
@@ -47,15 +50,21 @@ class Demo:
         jacobian: ``vjp`` for real-time chunking as published, ``identity`` for its cheaper form.
         beta: bound of the guidance weight.
         steps: Euler steps.
-        model: folder with ``velocity.onnx`` and ``pull.onnx``; None for the one that ships.
+        model: folder with the networks ``velocity`` and ``pull``, both ``.onnx`` or both ``.xml``, as
+            ``chunkwise export --policy demo`` makes it; None for the one that ships.
+
+    Attributes:
+        networks: the files of the one that ships.
 
     Raises:
-        MissingExtra: onnxruntime is not installed.
+        MissingExtra: onnxruntime, or openvino for ``.xml``, is not installed.
         FileNotFoundError: `model` lacks a file.
+        InterfaceValidationError: `model` was exported, and a file is not what it was.
         ValueError: `jacobian`, `beta` or `steps` is out of range.
     """
 
     max_batch = 16
+    networks: ClassVar[Mapping[str, Path]] = {name: ASSETS / f"{name}.onnx" for name in ("velocity", "pull")}
 
     def __init__(
         self,
@@ -70,8 +79,10 @@ class Demo:
         self._seed = seed
         self._sampler = FlowSampler(steps=steps, beta=beta, jacobian=jacobian)
         folder = ASSETS if model is None else Path(model)
-        self._velocity = _engine(folder / "velocity.onnx")
-        self._pull = _engine(folder / "pull.onnx") if jacobian == "vjp" else None
+        if is_exported(folder):
+            read_exported(folder).check()
+        self._velocity = _engine(folder, "velocity")
+        self._pull = _engine(folder, "pull") if jacobian == "vjp" else None
 
     def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
         """Rows (31, 16) [rad] from the request's step on, in the order of the spec."""
@@ -170,8 +181,10 @@ class _Field:
         return out["velocity"], out["error"], out["pulled"]
 
 
-def _engine(path: Path) -> Engine:
-    engine: Engine = plugins.load("engines", "onnx")()
+def _engine(folder: Path, network: str) -> Engine:
+    paths = [folder / f"{network}{suffix}" for suffix in ENGINES]
+    path = next((path for path in paths if path.is_file()), paths[0])
+    engine: Engine = plugins.load("engines", ENGINES[path.suffix])()
     engine.load(str(path))
     return engine
 

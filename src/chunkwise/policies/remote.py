@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from chunkwise.contract import (
     PolicyTimedOut,
     RobotSpec,
 )
+from chunkwise.policies._pictures import smaller
 from chunkwise.transports import Address, Link, Transport
 from chunkwise.transports._memory import attach
 from chunkwise.wires import (
@@ -69,6 +71,9 @@ class State(StrEnum):
 
 class Remote:
     """A foreign server as a policy: ``native+unix:///run/x.sock``, ``ark+http://127.0.0.1:8000``, ...
+
+    Pictures are sent as they are; to another machine, those that are larger than what the policy behind the server
+    reads are made its size first, as its image rule says.
 
     Connects when it is made, so that its spec is known.  A connection that is lost is made again by the next call
     that comes late enough; the calls in between fail at once, and the robot runs its plan and holds.
@@ -132,8 +137,11 @@ class Remote:
 
     @property
     def spec(self) -> PolicySpec | None:
-        """The policy's, as the server said it; None where it has none before its first answer."""
-        return self._spec
+        """The policy's, as the server said it; None where it has none before its first answer.
+
+        It has no image rules: pictures leave as the camera gave them, and the server applies its policy's rules.
+        """
+        return None if self._spec is None else replace(self._spec, images={})
 
     def meet(self, robot: RobotSpec) -> None:
         """Tell the server what it drives, so that it, too, can say whether that fits.
@@ -198,6 +206,8 @@ class Remote:
             self._tell_reset()
         self._share_memory(frame)
         id = next(self._ids)
+        if self._spec is not None and not self._open_link().local:
+            frame = smaller(frame, self._spec.images)
         self._send(half.ask(id, frame, request, self._timeout_s))
         event = self._await(id, self._timeout_s)
         if event is None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from chunkwise.contract import InterfaceValidationError
 from chunkwise.contract.packing import Unpacker
+from chunkwise.plugins import MissingExtra
 from chunkwise.wires import HttpResponse, WireError
 from chunkwise.wires._messagepack import unpacked
 
@@ -69,8 +70,8 @@ def reading(data: Any) -> Any:
         except (ValueError, RecursionError):
             return UNREAD
     try:
-        tree = unpacked(raw)
-    except WireError:
+        tree = unpacked(raw, len(raw))
+    except (WireError, MissingExtra):
         return UNREAD
     return tree if isinstance(tree, (dict, list)) else UNREAD
 

@@ -34,6 +34,7 @@ from chunkwise.contract import (
     validate_policy_spec,
     validate_robot_spec,
 )
+from chunkwise.policies import shown
 
 Spec = TypeVar("Spec", RobotSpec, PolicySpec)
 
@@ -100,7 +101,9 @@ def check_pair(executor: object, policy: object, *, sample_frame: Frame | Mappin
             binding = connect(robot_spec, policy_spec)
     frame = _observation(executor, robot_spec, sample_frame, found)
     if infer is not None and frame is not None and _inputs(policy_spec, frame, found):
-        answer = _infer(policy, infer, binding.frame(frame) if binding else frame, found)
+        answer = None
+        with found.collect():
+            answer = _infer(policy, infer, shown(binding, frame) if binding else frame, found)
         if answer is not None:
             with found.collect():
                 count_rows(answer, policy_spec)

@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from chunkwise.server.inference import Refused
@@ -126,6 +126,17 @@ class WireConnection:
             memory.close()
         self._service.say("left", level="debug", wire=self._wire, connection=self._number, why=why)
 
+    def admits(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers of a request show the token, where one is needed; who does not is told so."""
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        call = Status(token=token.strip() if kind.lower() == "bearer" else "")
+        try:
+            self._authorise(call.token)
+        except Refused as refused:
+            self._refuse(call, refused.problem)
+            return False
+        return True
+
     # Calls ----------------------------------------------------------------------------------------------------
 
     def _take(self, call: Any) -> None:
@@ -138,16 +149,18 @@ class WireConnection:
         except WireError:
             raise
         except Refused as refused:
-            self._metrics.count(self._wire, refused.problem)
-            self._send_result(call, refused.problem)
-            if refused.problem.kind in (Trouble.UNAUTHORISED, Trouble.MISMATCH):
-                details = {"wire": self._wire, "peer": self._peer.name, "error": refused.problem.text}
-                self._service.say("refused", **details)
-                if isinstance(call, Hello):
-                    self._peer.close()
+            self._refuse(call, refused.problem)
         except Exception as error:  # noqa: BLE001  a fault of ours, or of the policy's, is no reason to hang up
             self._fault(error)
             self._send_result(call, Problem(Trouble.POLICY_FAILED, f"{type(error).__name__}: {error}"[:2000]))
+
+    def _refuse(self, call: Any, problem: Problem) -> None:
+        self._metrics.count(self._wire, problem)
+        self._send_result(call, problem)
+        if problem.kind in (Trouble.UNAUTHORISED, Trouble.MISMATCH):
+            self._service.say("refused", wire=self._wire, peer=self._peer.name, error=problem.text)
+            if isinstance(call, Hello):
+                self._peer.close()
 
     def _admit(self) -> None:
         """Count a call of any kind.

@@ -173,7 +173,9 @@ class Service:
             why = " (it has reset() and no session(), so it is taken to remember its client)" if remembers else ""
             raise Refused(Problem(Trouble.BUSY, f"the policy serves {room} at once{why}"))
         own = policy if another is None else another()
-        session = Session(name, own, self.inference, self._batch if own is policy and not remembers else None)
+        shared = own is policy
+        batch = self._batch if shared and not remembers else None
+        session = Session(name, own, self.inference, batch, alone=not shared)
         if remembers:
             session.reset(lambda result: None)
         return session

@@ -21,7 +21,8 @@ from chunkwise.contract import (
     robot_for,
     spec_of_answer,
 )
-from chunkwise.policies import Policy
+from chunkwise.policies import Policy, shown
+from chunkwise.processing.errors import ProcessingError
 from chunkwise.server.inference import Batch, Done, Inference, Job, Refused, Seat
 from chunkwise.wires import Infer, Problem, Trouble, WireError
 
@@ -40,6 +41,7 @@ class Session:
         policy: its own state of the policy, or the shared one.
         inference: runs it.
         batch: runs requests of several sessions at once; None where the policy cannot, or remembers things.
+        alone: the policy is this session's own, and may be told its robot.
 
     Attributes:
         binding: of the policy to the client's robot; None before it is known.
@@ -48,8 +50,10 @@ class Session:
         idle_since_s: when the last of them left, or the last call came.
     """
 
-    def __init__(self, name: str, policy: Policy, inference: Inference, batch: Batch | None = None) -> None:
-        self.name, self.policy = name, policy
+    def __init__(
+        self, name: str, policy: Policy, inference: Inference, batch: Batch | None = None, *, alone: bool = False
+    ) -> None:
+        self.name, self.policy, self._alone = name, policy, alone
         self._inference, self._batch = inference, batch
         self._seat = Seat()
         self._jobs: dict[tuple[int, int], Job] = {}
@@ -71,13 +75,16 @@ class Session:
         """
         if robot is not None and self._robot == robot:
             return
-        spec = getattr(self.policy, "spec", None)
         binding = None
-        if isinstance(spec, PolicySpec):
-            try:
+        try:
+            meet = getattr(self.policy, "meet", None)
+            if self._alone and robot is not None and meet is not None:
+                meet(robot)
+            spec = getattr(self.policy, "spec", None)
+            if isinstance(spec, PolicySpec):
                 binding = connect(robot or robot_for(spec), spec)
-            except InterfaceValidationError as error:
-                raise Refused(Problem(Trouble.MISMATCH, str(error))) from error
+        except InterfaceValidationError as error:
+            raise Refused(Problem(Trouble.MISMATCH, str(error))) from error
         self._robot, self.binding = robot, binding  # a robot that does not fit is refused every time it comes
 
     def admit(self, now_s: float) -> None:
@@ -171,7 +178,7 @@ class Session:
         return self.finish(answer, time.perf_counter() - began_s)
 
     def prepare(self, asked: tuple[Frame, ChunkRequest]) -> tuple[Frame, ChunkRequest]:
-        """Frame and request in the policy's order, once it is known that they are what it needs."""
+        """Frame and request as the policy reads them, once it is known that they are what it needs."""
         frame, request = asked
         binding = self.binding
         if binding is None:
@@ -187,7 +194,10 @@ class Session:
             problems.append(f"the prefix has {request.prefix.shape[1]} columns, needs {len(binding.columns)}")
         if problems:
             raise Refused(Problem(Trouble.MALFORMED, "; ".join(problems)))
-        return binding.frame(frame), binding.request(request)
+        try:
+            return shown(binding, frame), binding.request(request)
+        except ProcessingError as error:
+            raise Refused(Problem(Trouble.MALFORMED, str(error))) from error
 
     def finish(self, answer: object, took_s: float) -> ActionChunk:
         """What the policy returned, as a chunk in the robot's order.

@@ -12,6 +12,7 @@ every check.  A failed check says in English which line of the contract was brok
 Nothing in the package imports this; it needs no test framework itself.
 """
 
+from chunkwise.testing.engine import EngineConformance
 from chunkwise.testing.policy import PolicyConformance
 from chunkwise.testing.robot import RobotConformance
 from chunkwise.testing.strategy import StrategyConformance
@@ -22,6 +23,7 @@ from chunkwise.testing.world import CountingPolicy, SimulatedClock, StepWorker, 
 
 __all__ = [
     "CountingPolicy",
+    "EngineConformance",
     "PolicyConformance",
     "RobotConformance",
     "SimulatedClock",

@@ -20,7 +20,7 @@ from chunkwise.contract import (
     connect,
     robot_for,
 )
-from chunkwise.policies import BoundPolicy, Policy
+from chunkwise.policies import BoundPolicy, Policy, shown
 
 
 class PolicyConformance:
@@ -105,10 +105,10 @@ class PolicyConformance:
 
     def test_answers_do_not_share_memory(self) -> None:
         with self._bound() as (bound, frame):
-            first = _array(bound.policy.infer(bound.binding.frame(frame), ChunkRequest(0)))
+            first = _array(bound.policy.infer(shown(bound.binding, frame), ChunkRequest(0)))
             before = None if first is None else first.copy()
             for step in (10, 20):
-                bound.policy.infer(bound.binding.frame(frame), ChunkRequest(step))
+                bound.policy.infer(shown(bound.binding, frame), ChunkRequest(step))
             assert first is None or before is None or np.array_equal(first, before), (
                 "an answer is not written again after it was given"
             )

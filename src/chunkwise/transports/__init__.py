@@ -91,13 +91,14 @@ class Limits:
 
     Attributes:
         connections: at once; one more is closed at once.
-        message_bytes: longest HTTP body, and longest message of a wire.
+        message_bytes: longest body of a request, and longest message; None for what the transport takes by itself:
+            16 MiB over HTTP, 64 MiB over websockets, gRPC and ZeroMQ.
         unsent_bytes: what may wait for a client that does not read; beyond it the connection ends.
         idle_s: a connection that says nothing for so long ends; 0 for never.
     """
 
     connections: int = 256
-    message_bytes: int = 16 << 20
+    message_bytes: int | None = None
     unsent_bytes: int = 8 << 20
     idle_s: float = 0.0
 
@@ -116,6 +117,9 @@ class Connection(Protocol):
     def lost(self, why: str) -> None:
         """The other end has gone; once, and nothing comes after it."""
         ...
+
+    # One may have ``admits(headers: Mapping[str, str]) -> bool`` too, asked before anything else by a transport
+    # whose requests begin with headers: whether the rest is to be read.  Where not, it was answered already.
 
 
 class Peer(Protocol):

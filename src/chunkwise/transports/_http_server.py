@@ -22,6 +22,8 @@ from chunkwise.transports import Accept, Address, Limits
 from chunkwise.transports._http_protocol import MAX_HEAD_BYTES, BoundedProtocol
 from chunkwise.wires import HttpRequest, HttpResponse
 
+MAX_BODY_BYTES: Final = 16 << 20
+"""Where the limits say nothing else: a body is read before anybody has looked at its token."""
 MAX_QUERY_FIELDS: Final = 64
 BODY_S: Final = 30.0
 RESPONSE_S: Final = 30.0
@@ -66,7 +68,8 @@ class Application:
     """
 
     def __init__(self, accept: Accept, limits: Limits) -> None:
-        self._accept, self._limits = accept, limits
+        self._accept = accept
+        self._most_bytes = MAX_BODY_BYTES if limits.message_bytes is None else limits.message_bytes
         self.exchanges: set[Exchange] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -76,7 +79,7 @@ class Application:
             await _send(send, refusal, last=True)
             return
         try:
-            body = await _body(receive, self._limits.message_bytes)
+            body = await _body(receive, self._most_bytes)
             fields = _query(scope["query_string"])
         except _Refused as refused:
             await _send(send, refused.response, last=True)
@@ -114,8 +117,8 @@ class Application:
         if "transfer-encoding" in headers:
             return _problem(411, "content-length: a body must say how long it is")
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or len(length) > 15 or int(length) > self._limits.message_bytes:
-            return _problem(413, f"content-length: at most {self._limits.message_bytes} bytes are taken")
+        if not length.isdecimal() or len(length) > 15 or int(length) > self._most_bytes:
+            return _problem(413, f"content-length: at most {self._most_bytes} bytes are taken")
         return None
 
 

@@ -20,7 +20,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from chunkwise.transports import Accept, Address, Connection, Limits
-from chunkwise.transports.websocket import CLOSE_S, PING_S, QUEUED_FRAMES
+from chunkwise.transports.websocket import CLOSE_S, MAX_MESSAGE_BYTES, PING_S, QUEUED_FRAMES
 from chunkwise.wires import HttpRequest, HttpResponse
 
 MAX_QUERY_FIELDS: Final = 64
@@ -188,7 +188,7 @@ class WebsocketListener:
             ping_interval=PING_S,
             ping_timeout=None,  # a policy that compiles may hold its client's interpreter, too
             close_timeout=CLOSE_S,
-            max_size=self.limits.message_bytes,
+            max_size=MAX_MESSAGE_BYTES if self.limits.message_bytes is None else self.limits.message_bytes,
             max_queue=QUEUED_FRAMES,
             logger=logging.Logger(
                 "websocket", logging.CRITICAL + 1

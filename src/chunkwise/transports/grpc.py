@@ -1,9 +1,9 @@
 """Remote procedure calls of gRPC, any service and any method: each call is one request with its response.
 
 grpcio moves the messages and knows no service: requests and responses are those of `chunkwise.wires._grpc`.  A
-call is answered once all of its messages are there, so it may be unary or streamed by the client; calls that talk
-while they listen are not this transport's.  One that breaks off may look as if it had ended: gRPC does not say, so
-the last message of a protocol must be known as the last.
+call is answered with one message once all of its own are there, so it may be unary or streamed by the client;
+calls that talk while they listen are not this transport's.  One that breaks off may look as if it had ended: gRPC
+does not say, so the last message of a protocol must be known as the last.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from chunkwise.wires._grpc import CONTENT_TYPE, MAX_MESSAGES, Code, code_of, fra
 
 __all__ = ["Grpc"]
 
-MAX_RESPONSE_BYTES: Final = 64 << 20
+MAX_MESSAGE_BYTES: Final = 64 << 20
+"""Of a call where the limits say nothing else, and of a response; three raw pictures of 1080p need 18 MiB."""
 READ_S: Final = 30.0
 """A call whose messages are not all there after so long ends."""
 CLOSE_S: Final = 1.0
@@ -45,7 +46,7 @@ class Grpc:
         """Listen; port 0 takes one that is free.
 
         Each call is a connection of its own, and is lost once it was answered.  `limits.connections` are calls at
-        once, `limits.message_bytes` all messages of one.
+        once, `limits.message_bytes` all messages of one; they are read once its headers were admitted.
 
         Raises:
             OSError: the address cannot be had, or TLS is asked for: grpcio takes no `ssl.SSLContext`.
@@ -60,7 +61,7 @@ class Grpc:
             handlers=[_handler(grpc, calls)],
             options=[
                 ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", limits.message_bytes),
+                ("grpc.max_receive_message_length", calls.most_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
                 *([("grpc.max_connection_idle_ms", int(limits.idle_s * 1e3))] if limits.idle_s else []),
@@ -91,7 +92,7 @@ class Grpc:
             there = probe.getpeername()[0]
             local = ip_address(there.partition("%")[0]).is_loopback or there == probe.getsockname()[0]
         options = [
-            ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", -1),
             ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
             ("grpc.enable_retries", 0),  # a call that is lost is the caller's to know
@@ -146,6 +147,10 @@ class Exchange:
             self.response.set_result(None)
 
 
+_UNANSWERED: Final = status(Code.INVALID_ARGUMENT, "the request was refused; the server's log says why")
+_UNREAD: Final = status(Code.UNAUTHENTICATED, "the request was refused unread")
+
+
 class _Calls:
     """Calls to connections, their responses back.
 
@@ -153,22 +158,29 @@ class _Calls:
         grpc: the package.
         accept: makes a connection of an exchange.
         limits: what is put up with.
+
+    Attributes:
+        most_bytes: of all messages of a call.
+        exchanges: under way.
     """
 
     def __init__(self, grpc: Any, accept: Accept, limits: Limits) -> None:
-        self._eof, self._accept, self._limits = grpc.aio.EOF, accept, limits
+        self._accept = accept
+        self.most_bytes = MAX_MESSAGE_BYTES if limits.message_bytes is None else limits.message_bytes
         self._codes = {code.value[0]: code for code in grpc.StatusCode}
         self.exchanges: set[Exchange] = set()
 
-    async def serve(self, method: str, headers: dict[str, str], context: Any) -> None:
-        """One call, from its first message to its status."""
+    async def serve(self, method: str, headers: dict[str, str], messages: Any, context: Any) -> bytes:
+        """One call, from its first message to its status; the message that answers it."""
         exchange = Exchange(context.peer())
-        try:
-            body = await self._body(context)
-        except _Refused as refused:
-            await self._end(context, refused.response)
-            return
         connection = self._accept(exchange)
+        admits = getattr(connection, "admits", None)
+        if admits is not None and not admits(headers):
+            return self._end(context, exchange.response.result() or _UNREAD)
+        try:
+            body = await self._body(messages)
+        except _Refused as refused:
+            return self._end(context, refused.response)
         why = "the client has gone"
         self.exchanges.add(exchange)
         try:
@@ -176,46 +188,48 @@ class _Calls:
             connection.received(HttpRequest("POST", method, {}, headers, body, exchange.name))
             response = await exchange.response
             why = "" if response is not None else "it was not answered"
-            refusal = status(Code.INVALID_ARGUMENT, "the request was refused; the server's log says why")
-            await self._end(context, response or refusal)
+            return self._end(context, response or _UNANSWERED)
         finally:
             self.exchanges.discard(exchange)
             exchange.close()
             connection.lost(why)
 
-    async def _body(self, context: Any) -> bytes:
+    async def _body(self, messages: Any) -> bytes:
         """All messages of the client, as a body.
 
         Raises:
             _Refused: they are too many, too long, or not there in time.
         """
-        messages: list[bytes] = []
-        size, most = 0, self._limits.message_bytes
+        found: list[bytes] = []
+        size, most = 0, self.most_bytes
         try:
             async with asyncio.timeout(READ_S):
-                while (message := await context.read()) is not self._eof:
+                async for message in messages:
                     size += len(message)
-                    if size > most or len(messages) >= MAX_MESSAGES:
+                    if size > most or len(found) >= MAX_MESSAGES:
                         text = f"a call has at most {MAX_MESSAGES} messages of {most} bytes together"
                         raise _Refused(status(Code.RESOURCE_EXHAUSTED, text))
-                    messages.append(message)
+                    found.append(message)
                 await asyncio.sleep(0)  # a call that broke off ends like a whole one, and is cancelled then
         except TimeoutError:
             text = f"the call was not there within {READ_S:g} s"
             raise _Refused(status(Code.DEADLINE_EXCEEDED, text)) from None
-        return framed(messages)
+        return framed(found)
 
-    async def _end(self, context: Any, response: HttpResponse) -> None:
+    def _end(self, context: Any, response: HttpResponse) -> bytes:
+        """Say how the call went; the message that answers it, empty for one that fails."""
         try:
             code, text = code_of(response)
             messages = messages_of(response.body)
+            if not code and len(messages) != 1:
+                code, text = int(Code.INTERNAL), f"{len(messages)} messages answer a call, not one"
         except WireError as error:
-            code, text, messages = Code.UNKNOWN, str(error), []
-        for message in messages:
-            await context.write(bytes(message))
+            code, text = int(Code.UNKNOWN), str(error)
         if code:
             context.set_code(self._codes.get(code, self._codes[int(Code.UNKNOWN)]))
             context.set_details(text)
+            return b""
+        return bytes(messages[0])
 
 
 class GrpcListener:
@@ -251,10 +265,10 @@ def _handler(grpc: Any, calls: _Calls) -> Any:
             texts = [(key, value) for key, value in details.invocation_metadata if isinstance(value, str)]
             headers = {"content-type": CONTENT_TYPE, **{key.lower(): value for key, value in texts}}
 
-            async def serve(messages: Any, context: Any) -> None:
-                await calls.serve(details.method, headers, context)
+            async def serve(messages: Any, context: Any) -> bytes:
+                return await calls.serve(details.method, headers, messages, context)
 
-            return grpc.stream_stream_rpc_method_handler(serve)
+            return grpc.stream_unary_rpc_method_handler(serve)
 
     return Handler()
 
@@ -319,8 +333,11 @@ class GrpcLink:
             return
         asked = self._waiting.popleft()
         headers = [(key, value) for key, value in asked.headers.items() if key != "content-type"]
-        method = self._channel.stream_unary(asked.path, None, None)
-        self._call = method.future(map(bytes, messages_of(asked.body)), metadata=[*headers, *self._metadata])
+        metadata, messages = [*headers, *self._metadata], messages_of(asked.body)
+        if len(messages) == 1:  # on the wire a stream of one message looks the same, and costs a thread more
+            self._call = self._channel.unary_unary(asked.path).future(bytes(messages[0]), metadata=metadata)
+        else:
+            self._call = self._channel.stream_unary(asked.path).future(map(bytes, messages), metadata=metadata)
 
     def _failed(self, call: Any) -> HttpResponse:
         """A status as a response.

@@ -21,7 +21,7 @@ from chunkwise.wires import HttpRequest, HttpResponse
 __all__ = ["Websocket"]
 
 MAX_MESSAGE_BYTES: Final = 64 << 20
-"""Of what a client receives."""
+"""Of what a client receives, and a server where its limits say nothing else."""
 PING_S: Final = 20.0
 """Between pings, at both ends; nobody is cut off for a pong that is late."""
 CLOSE_S: Final = 1.0

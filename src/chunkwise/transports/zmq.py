@@ -19,6 +19,8 @@ __all__ = ["Zmq"]
 
 IDLE_S: Final = 300.0
 """A client that says nothing for so long is forgotten, where the limits say no other time."""
+MAX_MESSAGE_BYTES: Final = 64 << 20
+"""Where the limits say nothing else."""
 WAITING: Final = 2
 """Messages of a client that the library keeps while nobody reads them; of clients that send before an answer."""
 UNSENT: Final = 64
@@ -125,7 +127,8 @@ class ZmqListener:
             OSError: the address cannot be had.
         """
         zmq = self._zmq
-        self._socket = _socket(zmq, self._context, zmq.ROUTER, self.address, self._limits.message_bytes)
+        most_bytes = MAX_MESSAGE_BYTES if self._limits.message_bytes is None else self._limits.message_bytes
+        self._socket = _socket(zmq, self._context, zmq.ROUTER, self.address, most_bytes)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.RCVHWM, WAITING)
         self._socket.setsockopt(zmq.SNDHWM, UNSENT)

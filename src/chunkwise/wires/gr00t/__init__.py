@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Final, Literal
 
+from chunkwise import plugins
 from chunkwise.contract import PolicyOutputSpec, nearest, validate_policy_output_spec
 from chunkwise.wires import ClientHalf, ServerHalf, WireError
 
@@ -53,6 +54,7 @@ class Gr00t:
 
     Raises:
         ValueError: an option is out of range, or no such list.
+        MissingExtra: msgpack is not installed.
     """
 
     transports: ClassVar[tuple[str, ...]] = ("zmq",)
@@ -87,6 +89,7 @@ class Gr00t:
         self.control_hz, self.action_horizon = control_hz, action_horizon
         self.max_bytes = max_message_mb << 20
         self.outputs = [_output(text) for text in outputs]
+        plugins.require("msgpack", extra="gr00t")
 
     def server(self) -> ServerHalf[bytes, bytes]:
         """The server's end of a new connection."""

@@ -96,9 +96,7 @@ class Gr00tClient:
         if self._asked is None:
             raise WireError("an answer to nothing")
         (id, endpoint), self._asked = self._asked, None
-        if len(data) > self._wire.max_bytes:
-            raise WireError(f"an answer of {len(data)} bytes; at most {self._wire.max_bytes} are taken")
-        answer = None if bytes(data[:6]) == b"ERROR" else unpacked(data)
+        answer = None if bytes(data[:6]) == b"ERROR" else unpacked(data, self._wire.max_bytes)
         if answer is None or (isinstance(answer, dict) and "error" in answer):
             return [self._failed(id, endpoint, "ERROR" if answer is None else str(answer["error"]))]
         if endpoint == "get_modality_config":

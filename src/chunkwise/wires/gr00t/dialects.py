@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise.wires import WireError
+from chunkwise.wires import Buffer, WireError
 
 MAX_SIDES: Final = 8
 MAX_NUMBERS: Final = 1 << 28
@@ -106,27 +106,28 @@ def _from_nd(value: Mapping[str | bytes, Any]) -> NDArray[Any]:
     if value[b"nd"] is not True or value.get(b"kind", b"") not in ("", b""):
         raise WireError("neither a scalar nor an array of objects or records is taken")
     shape, data = value.get(b"shape"), value.get(b"data")
-    if not isinstance(shape, list) or not isinstance(data, memoryview):
+    if not isinstance(shape, list) or not isinstance(data, bytes):
         raise WireError("an array without its shape or its data")
     return _array(value.get(b"type"), shape, data, "C")
 
 
 def _from_npy(data: Any) -> NDArray[Any]:
-    if not isinstance(data, memoryview) or bytes(data[:6]) != b"\x93NUMPY" or len(data) < 12:
+    if not isinstance(data, bytes) or data[:6] != b"\x93NUMPY" or len(data) < 12:
         raise WireError("bytes that are no .npy file")
     start = {1: 10, 2: 12, 3: 12}.get(data[6], 0)
     end = start + int.from_bytes(data[8:start], "little")
     if not start or not start < end <= min(len(data), start + 4096):
         raise WireError("a .npy file of another version, or without its header")
-    head = _NPY.fullmatch(bytes(data[start:end]))
+    head = _NPY.fullmatch(data[start:end])
     if head is None:
         raise WireError("a .npy file whose header numpy did not write")
     descr, order, sides = head.groups()
     shape = [int(side) for side in sides.split(b",") if side.strip()]
-    return _array(descr.decode("ascii", "replace"), shape, data[end:], "F" if order == b"True" else "C")
+    numbers = memoryview(data)[end:]
+    return _array(descr.decode("ascii", "replace"), shape, numbers, "F" if order == b"True" else "C")
 
 
-def _array(dtype: Any, shape: Sequence[Any], data: memoryview, order: Literal["C", "F"]) -> NDArray[Any]:
+def _array(dtype: Any, shape: Sequence[Any], data: Buffer, order: Literal["C", "F"]) -> NDArray[Any]:
     made = _dtype(dtype)
     if len(shape) > MAX_SIDES or any(type(side) is not int or not 0 <= side <= MAX_NUMBERS for side in shape):
         raise WireError(f"a shape of {shape!r:.80}")

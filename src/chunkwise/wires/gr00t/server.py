@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise.contract import ActionChunk, ChunkRequest, Frame, ImageRule, PolicySpec, nearest
+from chunkwise.contract import ActionChunk, ChunkRequest, Frame, PolicySpec, nearest
 from chunkwise.wires import (
     Call,
     Fetch,
@@ -111,9 +111,7 @@ class Gr00tServer:
     # What was asked -------------------------------------------------------------------------------------------
 
     def _calls(self, id: int, data: Any) -> Sequence[Call]:
-        if len(data) > self._wire.max_bytes:
-            raise WireError(f"a message of {len(data)} bytes; at most {self._wire.max_bytes} are taken")
-        request = unpacked(data)
+        request = unpacked(data, self._wire.max_bytes)
         if not isinstance(request, dict):
             raise WireError(f"a request must be a map, got {type(request).__name__}")
         endpoint = request.get("endpoint", "get_action")
@@ -146,9 +144,7 @@ class Gr00tServer:
         _check("states and actions", wire.states | wire.actions, [*policy.required_state_keys, *targets])
         cameras = matched("camera", policy.required_image_keys, list(seen.images), wire.cameras, CAMERA_ALIASES)
         states = matched("state", policy.required_state_keys, list(seen.states), wire.states, PART_ALIASES)
-        images = {
-            ours: _as_ruled(seen.images[theirs], policy.images.get(ours)) for ours, theirs in cameras.items()
-        }
+        images = {ours: seen.images[theirs] for ours, theirs in cameras.items()}
         task = {name: seen.texts[name] for name in policy.required_task_keys if name in seen.texts}
         found = {ours: seen.states[theirs] for ours, theirs in states.items()}
         return Frame(images, found, {"prompt": seen.prompt, **task})
@@ -290,7 +286,7 @@ def _picture(array: NDArray[Any], where: str) -> NDArray[np.uint8]:
     newest = _newest(array, array.ndim - 3, where)
     if newest.shape[0] * newest.shape[1] > MAX_PIXELS:
         raise WireError(f"{where} has {newest.shape[0]} x {newest.shape[1]} pixels")
-    return np.array(newest, dtype=np.uint8, order="C")
+    return np.ascontiguousarray(newest)
 
 
 def _numbers(array: NDArray[Any], where: str) -> NDArray[np.float64]:
@@ -308,15 +304,6 @@ def _newest(array: NDArray[Any], leading: int, where: str) -> NDArray[Any]:
         raise WireError(f"{where} has a batch of {array.shape[0]}; a session is one robot (B = 1)")
     newest: NDArray[Any] = array[(0, -1)[2 - leading :]]
     return newest
-
-
-def _as_ruled(image: NDArray[np.uint8], rule: ImageRule | None) -> NDArray[np.uint8]:
-    """A picture with the order of colours and of axes that the policy declares; its size stays."""
-    if rule is None:
-        return image
-    if rule.colours == "bgr":
-        image = np.ascontiguousarray(image[..., ::-1])
-    return np.ascontiguousarray(image.transpose(2, 0, 1)) if rule.axes == "chw" else image
 
 
 def _check(option: str, renamed: Mapping[str, str], known: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 The protocol is the service ``transport.AsyncInference``: ``Ready``, ``SendPolicyInstructions``, then
 ``SendObservations`` and ``GetActions`` from two threads for ever.  Its payloads are pickles.  They are read by a
-machine that knows a handful of names and calls none of them (`chunkwise.wires.lerobot.pickled`), and written by
+machine that knows a handful of names and calls none of them (`chunkwise.processing.pickled`), and written by
 hand, so that a robot gets tensors of torch from a server that has neither torch nor LeRobot.
 
 The robot schedules: it asks where its queue runs low, stamps its observations with the number of the action that

@@ -1,4 +1,4 @@
-"""Numbers in pickles: what stands behind the names of numpy and torch, made without either's own unpickling.
+"""Tensors in pickles: what stands behind the names of torch, made without torch.
 
 A torch tensor is a view of a storage, and the storage a file of torch's older format, pickled as bytes: three
 small pickles that say what it is, one with a persistent id that names the storage's type and size, one with a list
@@ -14,14 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkwise.processing.pickled import Global, Known, Machine
 from chunkwise.wires import WireError
-from chunkwise.wires.lerobot.pickled import Global, Known, Machine
 
-MAX_SIDE: Final = 1 << 16
-MAX_AXES: Final = 4
 MAX_NUMBERS: Final = 1 << 20
 """Of a tensor."""
-_TYPES: Final = {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"}
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL: Final = 1001
 _STORAGES: Final = {
@@ -32,87 +29,6 @@ _STORAGES: Final = {
     "LongStorage": "<i8",
     "IntStorage": "<i4",
 }
-
-
-class Dtype:
-    """A type of numbers; numpy's pickles give its kind first and its byte order later."""
-
-    def __init__(self, name: str, align: object = False, copy: object = True) -> None:
-        if not isinstance(name, str) or name not in _TYPES:
-            raise WireError("an array must hold numbers or booleans")
-        self.dtype = np.dtype(name)
-
-    def build(self, state: Any) -> None:
-        """Take the byte order."""
-        if type(state) is not tuple or len(state) != 8 or state[1] not in ("<", ">", "|", "="):
-            raise WireError("a type of numbers is none of numpy's")
-        if any(item is not None for item in state[2:5]):
-            raise WireError("an array must hold plain numbers")
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class NdArray:
-    """An array, once it is built.
-
-    Attributes:
-        array: a view of the pickle's bytes; None before.
-    """
-
-    def __init__(self, array: NDArray[Any] | None = None) -> None:
-        self.array = array
-
-    def build(self, state: Any) -> None:
-        """Take version, shape, type, order and bytes; once."""
-        if type(state) is not tuple or len(state) != 5 or self.array is not None:
-            raise WireError("an array must be built once, of five things")
-        _, shape, dtype, by_columns, data = state
-        self.array = _shaped(data, dtype, shape, "F" if by_columns is True else "C")
-
-
-def _reconstruct(kind: Any, shape: Any, code: Any) -> NdArray:
-    if not isinstance(kind, Global) or kind.name != "ndarray":
-        raise WireError("only numpy's own arrays are read")
-    return NdArray()
-
-
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> NdArray:
-    if order not in ("C", "F"):
-        raise WireError("the order of an array must be C or F")
-    return NdArray(_shaped(data, dtype, shape, order))
-
-
-def _scalar(dtype: Any, data: Any) -> bool | int | float:
-    value: bool | int | float = _shaped(data, dtype, (), "C").item()
-    return value
-
-
-def _shaped(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
-    if not isinstance(data, memoryview) or not isinstance(dtype, Dtype) or type(shape) is not tuple:
-        raise WireError("an array must be made of bytes, a type and a shape")
-    if len(shape) > MAX_AXES or not all(type(side) is int and 0 <= side <= MAX_SIDE for side in shape):
-        raise WireError(f"an array has at most {MAX_AXES} axes of at most {MAX_SIDE}")
-    if math.prod(shape) * dtype.dtype.itemsize != len(data):
-        raise WireError("an array has another size than its bytes")
-    return np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
-
-
-NUMPY: Final[Mapping[str, Known]] = {
-    "numpy dtype": Known(Dtype),
-    "numpy ndarray": Known(),
-    **{
-        f"numpy.{core}.{name}": Known(made)
-        for core in ("_core", "core")
-        for name, made in (
-            ("multiarray _reconstruct", _reconstruct),
-            ("multiarray scalar", _scalar),
-            ("numeric _frombuffer", _frombuffer),
-        )
-    },
-}
-"""What numpy's arrays and numbers are pickled as."""
-
-
-# Tensors ------------------------------------------------------------------------------------------------------
 
 
 def _tensor(numbers: Any) -> NDArray[Any]:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from chunkwise.contract import MAX_ROWS
 from chunkwise.contract.values import Array
+from chunkwise.processing.errors import PickleError
+from chunkwise.processing.pickled import Instance, Known, Machine, instance
+from chunkwise.processing.pickled_arrays import NUMPY, NdArray
 from chunkwise.wires import Buffer, WireError
-from chunkwise.wires.lerobot.arrays import NUMPY, TORCH, NdArray
-from chunkwise.wires.lerobot.pickled import Instance, Known, Machine, instance
+from chunkwise.wires.lerobot.arrays import TORCH
 from chunkwise.wires.lerobot.writing import dumps
 
 MODULE: Final = "lerobot.async_inference.helpers"
@@ -137,7 +139,7 @@ def read_actions(data: Buffer) -> tuple[int, Array]:
     Raises:
         WireError: it is no list of `TimedAction` that follow each other.
     """
-    found = Machine(memoryview(data), ACTIONS, MAX_ACTION_INSTRUCTIONS).load()
+    found, _ = loaded(data, ACTIONS, MAX_ACTION_INSTRUCTIONS)
     if type(found) is not list or not 0 < len(found) <= MAX_ROWS:
         raise WireError(f"actions must be a list of 1 to {MAX_ROWS}")
     rows, steps = [], []
@@ -157,10 +159,22 @@ def read_actions(data: Buffer) -> tuple[int, Array]:
     return steps[0], np.array(rows)
 
 
-def _instance(data: Buffer, known: Mapping[str, Known], most: int, name: str) -> Instance:
+def loaded(data: Buffer, known: Mapping[str, Known], most: int) -> tuple[Any, int]:
+    """What a pickle holds, and where it ends.
+
+    Raises:
+        WireError: it is none, or names or does what is not allowed.
+    """
     machine = Machine(memoryview(data), known, most)
-    found = machine.load()
-    if machine.at != len(data):
+    try:
+        return machine.load(), machine.at
+    except PickleError as error:
+        raise WireError(str(error)) from error
+
+
+def _instance(data: Buffer, known: Mapping[str, Known], most: int, name: str) -> Instance:
+    found, end = loaded(data, known, most)
+    if end != len(data):
         raise WireError("something follows the pickle")
     if not isinstance(found, Instance) or found.name != name:
         raise WireError(f"the pickle must hold a {name}")

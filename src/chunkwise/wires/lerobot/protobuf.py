@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -57,8 +57,8 @@ def sliced(data: Buffer) -> list[bytes]:
     return made
 
 
-def joined(messages: Sequence[memoryview], most: int) -> bytearray:
-    """The observation in its messages; one that begins again is begun again.
+def joined(messages: Sequence[memoryview], most: int) -> Buffer:
+    """The observation in its messages, of a single one as a view; one that begins again is begun again.
 
     Raises:
         WireError: a message is none, one follows the end, the end is missing, or it has more than `most` bytes.
@@ -81,14 +81,7 @@ def joined(messages: Sequence[memoryview], most: int) -> bytearray:
         ended = state == Transfer.END
     if not ended:
         raise WireError("an observation without its end")
-    return _together(found)
-
-
-def _together(pieces: Iterable[memoryview]) -> bytearray:
-    whole = bytearray()
-    for piece in pieces:
-        whole += piece
-    return whole
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
 def _fields(message: memoryview, known: dict[int, int]) -> dict[int, int | memoryview]:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise.contract import Frame, ImageRule, PolicySpec, nearest
+from chunkwise.contract import Frame, PolicySpec, nearest
 from chunkwise.contract.values import Array
 from chunkwise.wires import WireError
 from chunkwise.wires.lerobot.messages import IMAGES, Seen, Setup
@@ -158,10 +158,7 @@ class Match:
             key: np.array([numbers[name] for name in theirs], np.float64) * self.units[key]
             for key, theirs in self.states.items()
         }
-        rules = self.policy.images
-        images = {
-            ours: _picture(seen.images[theirs], theirs, rules.get(ours)) for ours, theirs in self.cameras.items()
-        }
+        images = {ours: _picture(seen.images[theirs], theirs) for ours, theirs in self.cameras.items()}
         task = {"prompt": seen.task} if seen.task else {}
         whole = int(seen.timestamp) if 0 < seen.timestamp < 1 << 33 else 0
         nanoseconds = whole * 10**9 + round((seen.timestamp - whole) * 1e9) if whole else 0
@@ -294,19 +291,15 @@ def _cameras(
     return found
 
 
-def _picture(image: NDArray[Any], name: str, rule: ImageRule | None) -> NDArray[Any]:
-    """A picture with the colours and the axes that the policy declares; its size stays.
+def _picture(image: NDArray[Any], name: str) -> NDArray[Any]:
+    """A picture, once it is known to be one; the policy's image rule is applied later.
 
     Raises:
         WireError: it is none.
     """
-    grey = rule is not None and rule.colours == "grey"
-    sides = image.shape[:2]
-    if image.ndim != 3 or image.dtype != np.uint8 or image.shape[2] != (1 if grey else 3):
-        wanted = "(height, width, 1)" if grey else "(height, width, 3)"
+    if image.ndim != 3 or image.dtype != np.uint8 or image.shape[2] not in (1, 3):
+        wanted = "(height, width, 3) or (height, width, 1)"
         raise WireError(f"camera {name!r}: a picture must be {wanted} uint8, is {image.dtype} {image.shape}")
-    if not all(0 < side <= MAX_SIDE for side in sides):
-        raise WireError(f"camera {name!r}: a picture has sides of 1 to {MAX_SIDE} pixels, not {sides}")
-    if rule is not None and rule.colours == "bgr":
-        image = np.ascontiguousarray(image[..., ::-1])
-    return np.ascontiguousarray(image.transpose(2, 0, 1)) if rule is not None and rule.axes == "chw" else image
+    if not all(0 < side <= MAX_SIDE for side in image.shape[:2]):
+        raise WireError(f"camera {name!r}: a picture has sides of 1 to {MAX_SIDE} pixels, not {image.shape[:2]}")
+    return np.ascontiguousarray(image)

@@ -1,11 +1,17 @@
-"""Pickles written by hand, of our own values."""
+"""Pickles written by hand, of our own values; arrays are joined in, and copied once."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
-from chunkwise.wires.lerobot.pickled import Instance
+import numpy as np
+
+from chunkwise.processing.pickled import Instance
+from chunkwise.wires import Buffer
+
+Write = Callable[[Buffer], None]
 
 
 def dumps(value: Any) -> bytes:
@@ -14,57 +20,61 @@ def dumps(value: Any) -> bytes:
     Args:
         value: None, bool, int, float, str, a tuple, list or dict of such, an array of numbers, or an instance.
     """
-    out = bytearray(b"\x80\x04")
-    _write(out, value)
-    return bytes(out + b".")
+    pieces: list[Buffer] = [b"\x80\x04"]
+    _write(pieces.append, value)
+    pieces.append(b".")
+    return b"".join(pieces)
 
 
-def _write(out: bytearray, value: Any) -> None:
+def _write(put: Write, value: Any) -> None:
     match value:
         case None | True | False:
-            out += {None: b"N", True: b"\x88", False: b"\x89"}[value]
+            put({None: b"N", True: b"\x88", False: b"\x89"}[value])
         case int():
             size = value.bit_length() // 8 + 1
-            out += b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True)
+            put(b"\x8a" + bytes([size]) + value.to_bytes(size, "little", signed=True))
         case float():
-            out += b"G" + struct.pack(">d", value)
+            put(b"G" + struct.pack(">d", value))
         case str():
             data = value.encode()
-            out += b"X" + len(data).to_bytes(4, "little") + data
+            put(b"X" + len(data).to_bytes(4, "little") + data)
         case tuple() | list():
-            closes = b"t" if isinstance(value, tuple) else b"e"
-            out += b"(" if isinstance(value, tuple) else b"]("
+            put(b"(" if isinstance(value, tuple) else b"](")
             for item in value:
-                _write(out, item)
-            out += closes
+                _write(put, item)
+            put(b"t" if isinstance(value, tuple) else b"e")
         case dict():
-            out += b"}("
+            put(b"}(")
             for key, item in value.items():
-                _write(out, key)
-                _write(out, item)
-            out += b"u"
+                _write(put, key)
+                _write(put, item)
+            put(b"u")
         case Instance():
-            _write_name(out, value.module, value.name)
-            out += b")\x81"
-            _write(out, value.fields)
-            out += b"b"
+            put(_name(value.module, value.name) + b")\x81")
+            _write(put, value.fields)
+            put(b"b")
         case _:
-            _write_array(out, value)
+            _write_array(put, value)
 
 
-def _write_name(out: bytearray, module: str, name: str) -> None:
-    out += b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+def _name(module: str, name: str) -> bytes:
+    return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
 
 
-def _write_array(out: bytearray, value: Any) -> None:
+_EMPTY = (
+    _name("numpy._core.multiarray", "_reconstruct") + _name("numpy", "ndarray") + b"K\x00\x85C\x01b\x87R(K\x01"
+)
+
+
+def _write_array(put: Write, value: Any) -> None:
     """As numpy's own pickles have it: made empty, then built of shape, type and bytes."""
-    _write_name(out, "numpy._core.multiarray", "_reconstruct")
-    _write_name(out, "numpy", "ndarray")
-    out += b"K\x00\x85C\x01b\x87R(K\x01"
-    _write(out, tuple(map(int, value.shape)))
-    _write_name(out, "numpy", "dtype")
-    _write(out, (value.dtype.str[1:], False, True))
-    out += b"R"
-    _write(out, (3, value.dtype.str[0], None, None, None, -1, -1, 0))
-    data = value.tobytes()
-    out += b"b\x89B" + len(data).to_bytes(4, "little") + data + b"tb"
+    put(_EMPTY)
+    _write(put, tuple(map(int, value.shape)))
+    put(_name("numpy", "dtype"))
+    _write(put, (value.dtype.str[1:], False, True))
+    put(b"R")
+    _write(put, (3, value.dtype.str[0], None, None, None, -1, -1, 0))
+    data = np.ascontiguousarray(value).reshape(-1).view(np.uint8).data if value.size else b""
+    put(b"b\x89B" + len(data).to_bytes(4, "little"))
+    put(data)
+    put(b"tb")

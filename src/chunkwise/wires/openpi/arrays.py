@@ -7,7 +7,7 @@
 ==================================================================  ========================================
 
 Markers may be texts in the place of bytes.  Arrays of objects, of records and of texts are refused: nothing here
-can hold code.  What is read takes at most the message's own size and 64 MiB.
+can hold code.
 """
 
 from __future__ import annotations
@@ -19,15 +19,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise import plugins
-from chunkwise.wires import WireError
+from chunkwise.wires import Buffer, WireError
+from chunkwise.wires._messagepack import packed, unpacked
 
-MAX_ITEMS: Final = 512
-"""Of one list or map."""
-MAX_CONTAINERS: Final = 1024
-MAX_VALUES: Final = 16384
-"""In all lists and maps together."""
-MAX_TEXT_BYTES: Final = 64 << 10
 MAX_AXES: Final = 6
 DTYPES: Final = frozenset(
     f"{order}{kind}"
@@ -41,34 +35,13 @@ DTYPES: Final = frozenset(
 _MISSING: Final = object()
 
 
-def unpack(data: bytes | bytearray | memoryview, max_bytes: int) -> Any:
+def unpack(data: Buffer, max_bytes: int) -> Any:
     """The tree in a message; its arrays are views of copies, and read-only.
 
     Raises:
         WireError: it is none, or too large.
     """
-    if len(data) > max_bytes:
-        raise WireError(f"a message of {len(data)} bytes; at most {max_bytes} are taken")
-    msgpack = plugins.require("msgpack", extra="openpi")
-    count = _Count()
-    try:
-        return msgpack.unpackb(
-            data,
-            raw=False,
-            strict_map_key=False,
-            object_hook=count.map,
-            list_hook=count.list,
-            ext_hook=_extension,
-            max_str_len=MAX_TEXT_BYTES,
-            max_bin_len=len(data),
-            max_array_len=MAX_ITEMS,
-            max_map_len=MAX_ITEMS,
-            max_ext_len=0,
-        )
-    except WireError:
-        raise
-    except (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise WireError(f"no msgpack that is read here: {type(error).__name__}: {error!s:.200}") from error
+    return unpacked(data, max_bytes, _array_in)
 
 
 def pack(tree: Any) -> bytes:
@@ -77,42 +50,24 @@ def pack(tree: Any) -> bytes:
     Raises:
         TypeError, ValueError, OverflowError: it holds what is no plain value and no array of numbers.
     """
-    msgpack = plugins.require("msgpack", extra="openpi")
-    packed: bytes = msgpack.packb(tree, default=_marked)
-    return packed
+    return packed(tree, _marked)
 
 
-class _Count:
-    """Counts what is made of one message, and makes arrays of marked maps."""
-
-    def __init__(self) -> None:
-        self._containers = self._values = 0
-
-    def _more(self, size: int) -> None:
-        self._containers += 1
-        self._values += size
-        if self._containers > MAX_CONTAINERS or self._values > MAX_VALUES:
-            raise WireError(f"more than {MAX_CONTAINERS} lists and maps, or {MAX_VALUES} values in them")
-
-    def list(self, found: list[Any]) -> list[Any]:
-        self._more(len(found))
-        return found
-
-    def map(self, found: dict[Any, Any]) -> Any:
-        self._more(len(found))
-        if _marker(found, "__ndarray__") is True:
-            return _array(found, _marker(found, "dtype"))
-        if _marker(found, "__npgeneric__") is True:
-            return _number(_marker(found, "data"), _marker(found, "dtype"))
-        nd = _marker(found, "nd")
-        if nd is True and _marker(found, "kind") in (b"", ""):
-            return _array(found, _marker(found, "type"))
-        if nd is True or (nd is False and _marker(found, "type") is not _MISSING):
-            if nd is True:
-                raise WireError("an array of objects or records is never read")
-            dtype, data = _dtype(_marker(found, "type")), _marker(found, "data")
-            return _from_bytes(data, dtype, ())
-        return found
+def _array_in(found: dict[Any, Any]) -> Any:
+    """The array that a map is marked to be, or the map."""
+    if _marker(found, "__ndarray__") is True:
+        return _array(found, _marker(found, "dtype"))
+    if _marker(found, "__npgeneric__") is True:
+        return _number(_marker(found, "data"), _marker(found, "dtype"))
+    nd = _marker(found, "nd")
+    if nd is True and _marker(found, "kind") in (b"", ""):
+        return _array(found, _marker(found, "type"))
+    if nd is True or (nd is False and _marker(found, "type") is not _MISSING):
+        if nd is True:
+            raise WireError("an array of objects or records is never read")
+        dtype, data = _dtype(_marker(found, "type")), _marker(found, "data")
+        return _from_bytes(data, dtype, ())
+    return found
 
 
 def _marker(found: Mapping[Any, Any], name: str) -> Any:
@@ -152,10 +107,6 @@ def _dtype(name: object) -> np.dtype[Any]:
     if not isinstance(text, str) or text not in DTYPES:
         raise WireError(f"no dtype {text!r:.40}; numbers and booleans are read")
     return np.dtype(text)
-
-
-def _extension(code: int, data: object) -> Any:
-    raise WireError(f"an extension of type {code} is never read")
 
 
 def _marked(value: Any) -> Any:

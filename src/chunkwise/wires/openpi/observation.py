@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise.contract import Frame, ImageRule, PolicySpec, nearest
+from chunkwise.contract import Frame, PolicySpec, nearest
 from chunkwise.contract.values import Array
 from chunkwise.wires import WireError
 from chunkwise.wires.openpi import Pair
@@ -76,7 +76,7 @@ def frame_of(
     pictures = {key: value for key, value in leaves.items() if _is_picture(value)}
     vectors = {key: value for key, value in leaves.items() if _is_numbers(value)}
     images = {
-        name: picture(pictures[key], spec.images.get(name, ImageRule()), key)
+        name: picture(pictures[key], key)
         for name, key in _cameras(spec.required_image_keys, list(pictures), cameras).items()
     }
     return Frame(images, _states(spec, vectors, states), _task(leaves, spec, task))
@@ -233,13 +233,13 @@ def _is_picture(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim >= 3
 
 
-def picture(array: NDArray[Any], rule: ImageRule, key: str) -> NDArray[np.uint8]:
-    """A picture as the policy reads it: ``(height, width, 3)`` uint8 RGB, or as its rule has axes and colours.
+def picture(array: NDArray[Any], key: str) -> NDArray[np.uint8]:
+    """A picture as ``(height, width, 3)`` uint8 RGB; the policy's image rule is applied later.
 
     The channels may come first or last, in bytes or as 0 to 1; no pixel is moved and no size changed.
 
     Raises:
-        WireError: it is no picture, or not of the size that the rule demands.
+        WireError: it is no picture.
     """
     shape = array.shape
     while array.ndim > 3 and array.shape[0] == 1:
@@ -256,15 +256,7 @@ def picture(array: NDArray[Any], rule: ImageRule, key: str) -> NDArray[np.uint8]
         array = (255 * array).astype(np.uint8)
     if array.dtype != np.uint8:
         raise WireError(f"{key}: a picture is uint8, or floats from 0 to 1, got {array.dtype}")
-    sides = (rule.height or array.shape[0], rule.width or array.shape[1])
-    if rule.fit == "exact" and array.shape[:2] != sides:
-        got = f"{array.shape[0]} x {array.shape[1]}"
-        raise WireError(f"{key}: the policy reads pictures of {sides[0]} x {sides[1]}, got {got}")
-    if rule.colours == "grey":
-        raise WireError(f"{key}: the policy reads grey pictures, and these are RGB")
-    if rule.colours == "bgr":
-        array = array[:, :, ::-1]
-    return np.ascontiguousarray(array.transpose(2, 0, 1) if rule.axes == "chw" else array)
+    return np.ascontiguousarray(array)
 
 
 # The task -----------------------------------------------------------------------------------------------------

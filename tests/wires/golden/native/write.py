@@ -23,6 +23,7 @@ RULE = {
     "fit": "letterbox",
     "pad": "top_left",
     "interpolation": "bilinear",
+    "antialias": True,
     "colours": "rgb",
     "axes": "hwc",
 }

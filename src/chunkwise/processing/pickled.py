@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from chunkwise.wires import WireError
+from chunkwise.contract.errors import InterfaceValidationError
+from chunkwise.processing.errors import PickleError
 
 MAX_TEXT: Final = 1 << 20
 MAX_NAME: Final = 256
@@ -41,10 +42,10 @@ class Instance:
         """Take what it holds; once.
 
         Raises:
-            WireError: that is no dict.
+            PickleError: that is no dict.
         """
         if not isinstance(state, dict) or self.fields:
-            raise WireError(f"pickle: {self.name} must be built once, of a dict")
+            raise PickleError(f"pickle: {self.name} must be built once, of a dict")
         self.fields = state
 
 
@@ -98,29 +99,29 @@ class Machine:
         """The next value.
 
         Raises:
-            WireError: it is none, or one that is not allowed.
+            PickleError: it is none, or one that is not allowed.
         """
         self._stack, self._marks, self._memo = [], [], {}
         while True:
             self._left -= 1
             if self._left < 0 or len(self._stack) > MAX_STACK or len(self._marks) > MAX_MARKS:
-                raise WireError("pickle: too long, or nested too deep")
+                raise PickleError("pickle: too long, or nested too deep")
             code = self._number(1)
             if code == _STOP:
                 value = self._pop()
                 if self._stack or self._marks:
-                    raise WireError("pickle: something is left over")
+                    raise PickleError("pickle: something is left over")
                 return value
             step = _STEPS.get(code)
             if step is None:
-                raise WireError(f"pickle: instruction {code:#04x} is not allowed")
+                raise PickleError(f"pickle: instruction {code:#04x} is not allowed")
             step(self)
 
     # What stands in the program -------------------------------------------------------------------------------
 
     def _take(self, size: int) -> memoryview:
         if size > len(self._data) - self.at:
-            raise WireError("pickle: it is cut off")
+            raise PickleError("pickle: it is cut off")
         self.at += size
         return self._data[self.at - size : self.at]
 
@@ -129,16 +130,16 @@ class Machine:
 
     def _text(self, size: int) -> str:
         if size > MAX_TEXT:
-            raise WireError(f"pickle: a text of more than {MAX_TEXT} bytes")
+            raise PickleError(f"pickle: a text of more than {MAX_TEXT} bytes")
         try:
             return str(self._take(size), "utf-8")
         except UnicodeDecodeError as error:
-            raise WireError("pickle: a text is not UTF-8") from error
+            raise PickleError("pickle: a text is not UTF-8") from error
 
     def _line(self) -> str:
         end = bytes(self._data[self.at : self.at + MAX_NAME + 1]).find(b"\n")
         if end < 0:
-            raise WireError("pickle: a name is cut off, or too long")
+            raise PickleError("pickle: a name is cut off, or too long")
         return self._text(end + 1)[:-1]
 
     # The stack ------------------------------------------------------------------------------------------------
@@ -148,13 +149,13 @@ class Machine:
 
     def _pop(self) -> Any:
         if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise WireError("pickle: a value is missing")
+            raise PickleError("pickle: a value is missing")
         return self._stack.pop()
 
     def _several(self) -> list[Any]:
         """Everything since the last mark."""
         if not self._marks:
-            raise WireError("pickle: a mark is missing")
+            raise PickleError("pickle: a mark is missing")
         start = self._marks.pop()
         found = self._stack[start:]
         del self._stack[start:]
@@ -163,7 +164,7 @@ class Machine:
     def _top(self, kind: type) -> Any:
         value = self._pop()
         if type(value) is not kind:
-            raise WireError(f"pickle: a {kind.__name__} is missing")
+            raise PickleError(f"pickle: a {kind.__name__} is missing")
         self._stack.append(value)
         return value
 
@@ -172,7 +173,7 @@ class Machine:
     def _version(self) -> None:
         number = self._number(1)
         if not 2 <= number <= 5:
-            raise WireError(f"pickle: protocol {number}; 2 to 5 are read")
+            raise PickleError(f"pickle: protocol {number}; 2 to 5 are read")
 
     def _tuple(self, size: int) -> None:
         self._push(tuple([self._pop() for _ in range(size)][::-1]))
@@ -183,10 +184,10 @@ class Machine:
     def _set(self, items: Sequence[Any]) -> None:
         made = self._top(dict)
         if len(items) % 2:
-            raise WireError("pickle: a key without its value")
+            raise PickleError("pickle: a key without its value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) is not str:
-                raise WireError(f"pickle: a key must be a text, is {type(key).__name__}")
+                raise PickleError(f"pickle: a key must be a text, is {type(key).__name__}")
             made[key] = value
 
     def _remember(self, index: int) -> None:
@@ -196,7 +197,7 @@ class Machine:
 
     def _recall(self, index: int) -> None:
         if index not in self._memo:
-            raise WireError("pickle: something is recalled that was not remembered")
+            raise PickleError("pickle: something is recalled that was not remembered")
         self._push(self._memo[index])
 
     def _global(self, module: Any, name: Any) -> None:
@@ -204,7 +205,7 @@ class Machine:
         known = self._known.get(f"{module} {name}") if texts else None
         if known is None:
             what = f"{module[:MAX_NAME]}.{name[:MAX_NAME]}" if texts else "what is named by no text"
-            raise WireError(f"pickle: {what!r} is not allowed")
+            raise PickleError(f"pickle: {what!r} is not allowed")
         self._push(Global(module, name, known))
 
     def _stack_global(self) -> None:
@@ -214,18 +215,18 @@ class Machine:
     def _reduce(self) -> None:
         arguments, named = self._pop(), self._pop()
         if not isinstance(named, Global) or named.known.made is None or type(arguments) is not tuple:
-            raise WireError(f"pickle: {_said(named)} cannot be called")
+            raise PickleError(f"pickle: {_said(named)} cannot be called")
         try:
             self._push(named.known.made(*arguments))
         except (TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, WireError):
+            if isinstance(error, InterfaceValidationError):
                 raise
-            raise WireError(f"pickle: {_said(named)} is called with what it does not take") from error
+            raise PickleError(f"pickle: {_said(named)} is called with what it does not take") from error
 
     def _new(self) -> None:
         arguments, named = self._pop(), self._pop()
         if not isinstance(named, Global) or named.known.empty is None or type(arguments) is not tuple or arguments:
-            raise WireError(f"pickle: {_said(named)} cannot be made")
+            raise PickleError(f"pickle: {_said(named)} cannot be made")
         self._push(named.known.empty())
 
     def _build(self) -> None:
@@ -233,24 +234,24 @@ class Machine:
         made = self._pop()
         build = None if isinstance(made, Global) else getattr(made, "build", None)
         if build is None:
-            raise WireError(f"pickle: {type(made).__name__} cannot be built")
+            raise PickleError(f"pickle: {type(made).__name__} cannot be built")
         try:
             build(state)
         except (TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, WireError):
+            if isinstance(error, InterfaceValidationError):
                 raise
-            raise WireError(f"pickle: {type(made).__name__} is built of what it does not take") from error
+            raise PickleError(f"pickle: {type(made).__name__} is built of what it does not take") from error
         self._push(made)
 
     def _persistent_id(self) -> None:
         if self._persistent is None:
-            raise WireError("pickle: persistent ids are not allowed")
+            raise PickleError("pickle: persistent ids are not allowed")
         self._push(self._persistent(self._pop()))
 
     def _long(self) -> None:
         size = self._number(1)
         if size > 16:
-            raise WireError("pickle: a whole number of more than 128 bits")
+            raise PickleError("pickle: a whole number of more than 128 bits")
         self._push(self._number(size, signed=True))
 
 
