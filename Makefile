@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 
 .PHONY: demo test check dora-env openpi-env lint types format train clean help \
-  bench bench-chunking bench-tick bench-run-step bench-recording bench-wires bench-clients
+  bench bench-chunking bench-tick bench-run-step bench-recording bench-wires bench-clients bench-engines fuzz
 
 help:            ## this page
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,7 +38,7 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: bench-tick bench-run-step bench-recording bench-wires bench-chunking ## every benchmark
+bench: bench-tick bench-run-step bench-recording bench-wires bench-engines bench-chunking ## every benchmark
 
 bench-tick: $(VENV)/.demo     ## what one tick and one turn of the loop cost -> docs/benchmarks/tick.md
 	$(PY) benchmarks/tick.py
@@ -49,11 +49,19 @@ bench-run-step: $(VENV)/.demo ## what run_step costs over the bare functions -> 
 bench-recording: $(VENV)/.demo ## what recording costs, and what a kill -9 costs -> docs/benchmarks/recording.md
 	$(PY) benchmarks/recording.py
 
-bench-wires: $(VENV)/.dev    ## what each wire costs beside a bare socket -> docs/benchmarks/wires.md
+bench-wires: $(VENV)/.dev openpi-env ## what each wire costs beside a bare socket -> docs/benchmarks/wires.md
+	$(PIP) fastapi opencv-python-headless python-multipart msgpack-numpy
 	$(PY) benchmarks/wires.py
 
 bench-clients: $(VENV)/.dev  ## 200 clients, half of them killed again and again -> docs/benchmarks/clients.md (11 min)
 	$(PY) benchmarks/clients.py
+
+bench-engines: $(VENV)/.dev  ## one network on every engine -> docs/benchmarks/engines.md
+	$(PY) benchmarks/engines.py
+
+fuzz: $(VENV)/.dev           ## a million inputs of garbage for every decoder -> docs/benchmarks/fuzz.md
+	$(PIP) --no-deps atheris
+	$(PY) benchmarks/fuzz.py
 
 bench-chunking: $(VENV)/.demo ## strategies under inference delay -> docs/benchmarks/chunking.md
 	$(PY) benchmarks/chunking.py

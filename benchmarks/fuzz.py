@@ -181,6 +181,49 @@ def unpacked() -> Target:
     return target
 
 
+def processed(name: str) -> Target:
+    """What stands beside a checkpoint's weights: tensors, statistics, processors."""
+    from chunkwise.processing import lerobot, safetensors, statistics
+    from chunkwise.processing.errors import ProcessingError
+
+    readers: dict[str, Callable[[bytes], Any]] = {
+        "safetensors": safetensors.read,
+        "statistics-pickle": statistics.read_igris,
+        "statistics-json": lambda data: statistics.read_openpi(data.decode("utf-8", "replace")),
+        "processors": lambda data: lerobot.read(data.decode("utf-8", "replace"), "{}", {}),
+    }
+    read = readers[name]
+
+    def target(data: bytes) -> None:
+        with suppress(ProcessingError):
+            read(data)
+
+    return target
+
+
+def begun(name: str) -> Path:
+    """A folder with one file that the reader takes."""
+    import json
+    import pickle
+
+    import numpy as np
+
+    from chunkwise.processing import safetensors
+
+    three = np.arange(3, dtype=np.float32)
+    numbers = {"mean": three, "std": three + 1}
+    step = {"registry_name": "rename_observations_processor", "config": {"rename_map": {"a": "b"}}}
+    content = {
+        "safetensors": safetensors.write({"action.mean": three, "action.std": three + 1}),
+        "statistics-pickle": pickle.dumps({key: numbers for key in ("state", "action", "observation.state")}),
+        "statistics-json": json.dumps({"norm_stats": {"state": {"mean": [0.0], "std": [1.0]}}}).encode(),
+        "processors": json.dumps({"name": "policy_preprocessor", "steps": [step]}).encode(),
+    }
+    folder = Path(tempfile.mkdtemp(prefix="chunkwise-fuzz-"))
+    (folder / "seed").write_bytes(content[name])
+    return folder
+
+
 def make(name: str) -> tuple[Target, list[Path]]:
     """A target, and the folders with what it begins from."""
     from chunkwise import plugins
@@ -190,6 +233,8 @@ def make(name: str) -> tuple[Target, list[Path]]:
         return recorded(), []
     if name == "packing":
         return unpacked(), []
+    if name in PROCESSED:
+        return processed(name), [begun(name)]
     options = {"lerobot": {}, "openpi": {}, "gr00t": {}}.get(wire, {})
     made = plugins.load("wires", wire)(**options)
     if name == "openarm-file":
@@ -199,6 +244,7 @@ def make(name: str) -> tuple[Target, list[Path]]:
     return (served(made, policy_spec()) if side == "server" else heard(made)), [GOLDEN / wire]
 
 
+PROCESSED = ("safetensors", "statistics-pickle", "statistics-json", "processors")
 TARGETS = {
     "native-server": 150_000,
     "native-client": 100_000,
@@ -215,6 +261,10 @@ TARGETS = {
     "gr00t-client": 60_000,
     "packing": 50_000,
     "recording": 20_000,
+    "safetensors": 50_000,
+    "statistics-pickle": 50_000,
+    "statistics-json": 20_000,
+    "processors": 20_000,
 }
 
 
@@ -276,7 +326,7 @@ def main() -> None:
             f"""# Garbage
 
 `make fuzz`. {total} inputs, coverage-guided (atheris) from the golden requests of every wire, over every decoder: both halves
-of each wire, OpenArm's Arrow file, recordings, packed trees. A decoder may answer, wait for more or refuse with a typed
+of each wire, OpenArm's Arrow file, recordings, packed trees, and what stands beside a checkpoint's weights. A decoder may answer, wait for more or refuse with a typed
 error. A failure is any other exception, a crash, one input that takes 20 s, or {RSS_LIMIT_MB} MB. Python
 {platform.python_version()}.
 

@@ -75,11 +75,24 @@ def test_pictures_are_those_of_pil(size: tuple[int, int], target: tuple[int, int
     assert kind in ("bicubic", "lanczos") or apart(ours, theirs) <= 1
 
 
-def test_a_vga_picture_is_that_of_pil() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+@pytest.mark.parametrize(
+    ("size", "target"),
+    [
+        ((480, 640), (224, 224)),
+        ((480, 640), (384, 512)),
+        ((480, 640), (168, 224)),
+        ((640, 480), (224, 168)),
+        ((480, 848), (240, 320)),
+        ((240, 320), (224, 224)),
+        ((720, 1280), (126, 224)),
+        ((1080, 1920), (224, 224)),
+    ],
+)
+def test_pictures_of_cameras_are_those_of_pil(size: tuple[int, int], target: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for kind, number in KINDS.items():
-        theirs = np.asarray(Image.fromarray(image).resize((224, 224), number))
-        assert apart(fit(image, ImageRule(224, 224, interpolation=kind)), theirs) == 0
+        theirs = np.asarray(Image.fromarray(image).resize(target[::-1], number))
+        assert apart(fit(image, ImageRule(*target, interpolation=kind)), theirs) == 0
 
 
 # Geometry -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -82,8 +82,9 @@ def serve() -> Iterator[Callable[..., Served]]:
             settings: Settings | None = None,
             loaded: bool = True,
             options: dict[str, Any] | None = None,
+            listens: Sequence[Listen] = (),
         ) -> Served:
-            listens = []
+            listens = list(listens)
             for text in wires:
                 name, _, transport = text.partition("=")
                 maker = plugins.load("wires", name)
