@@ -85,6 +85,92 @@ def heard(wire: Any) -> Target:
     return target
 
 
+def framed_call(wire: Any, spec: Any) -> Target:
+    """The server half of the lerobot wire: the first byte says which method, and whether the frames around are whole."""
+    from chunkwise.wires import HttpRequest, Offer, Readiness, WireError
+    from chunkwise.wires._grpc import request
+    from chunkwise.wires.lerobot import SERVICE
+    from chunkwise.wires.lerobot.protobuf import payload, sliced
+
+    offer = Offer(Readiness.READY, policy=spec)
+    methods = ("SendObservations", "SendPolicyInstructions", "GetActions", "Ready")
+
+    def target(data: bytes) -> None:
+        first, rest = (data[0], data[1:]) if data else (0, b"")
+        method = methods[first % 4]
+        messages = sliced(rest) if method == "SendObservations" else [payload(rest)]
+        made = request(SERVICE + method, messages)
+        body = made.body if first & 4 else rest
+        half = wire.server()
+        half.opened(offer, 0.0)
+        with suppress(WireError):
+            work(half, half.receive(HttpRequest("POST", made.path, {}, {}, body, "ipv4:1.2.3.4:5"), 0.0), offer)
+
+    return target
+
+
+def framed_answer(wire: Any) -> Target:
+    """The client half of the lerobot wire: the answer to each of its calls."""
+    import numpy as np
+
+    from chunkwise.contract import ChunkRequest, Frame
+    from chunkwise.wires import HttpResponse, WireError
+    from chunkwise.wires._grpc import framed
+    from chunkwise.wires.lerobot.protobuf import payload
+
+    def target(data: bytes) -> None:
+        half = wire.client()
+        half.opening()
+        with suppress(WireError):
+            half.receive(HttpResponse(200, data), 0.0)
+        half = wire.client()
+        half.ask(1, Frame({}, {"arm": np.zeros(3)}), ChunkRequest(0), None)
+        for body in (framed([b""]), framed([b""]), framed([payload(data)])):
+            with suppress(WireError):
+                half.receive(HttpResponse(200, body), 0.0)
+
+    return target
+
+
+def upgraded(wire: Any, spec: Any) -> Target:
+    """The server half of the openpi wire, after the request that begins it."""
+    from chunkwise.wires import HttpRequest, Offer, Readiness, WireError
+
+    offer = Offer(Readiness.READY, policy=spec)
+    headers = {"upgrade": "websocket", "connection": "upgrade"}
+
+    def target(data: bytes) -> None:
+        half = wire.server()
+        half.opened(offer, 0.0)
+        work(half, half.receive(HttpRequest("GET", "/", headers=headers), 0.0), offer)
+        with suppress(WireError):
+            work(half, half.receive(data, 0.0), offer)
+
+    return target
+
+
+def acted(wire: Any) -> Target:
+    """The client half of the openpi wire: what the server has, and what it answers."""
+    import numpy as np
+
+    from chunkwise.contract import ChunkRequest, Frame
+    from chunkwise.wires import WireError
+
+    def target(data: bytes) -> None:
+        half = wire.client()
+        half.opening()
+        with suppress(WireError):
+            half.receive(data, 0.0)
+        half = wire.client()
+        half.opening()
+        half.receive(b"\x80", 0.0)  # nothing is said of the policy
+        half.ask(1, Frame({}, {"state": np.zeros(3)}), ChunkRequest(0), None)
+        with suppress(WireError):
+            half.receive(data, 0.0)
+
+    return target
+
+
 def policy_spec() -> Any:
     """Names that the golden requests use, and others."""
     from chunkwise.contract import PolicyOutputSpec, PolicySpec
@@ -119,6 +205,8 @@ def responded(wire: Any) -> Target:
     from chunkwise.contract import ChunkRequest, Frame
     from chunkwise.wires import HttpResponse, WireError
 
+    names = ("cam_high", "cam_left_wrist", "cam_right_wrist")
+    images = {name: np.zeros((8, 8, 3), np.uint8) for name in names}
     state = {
         "left_arm": np.zeros(6),
         "left_gripper": np.zeros(1),
@@ -128,7 +216,7 @@ def responded(wire: Any) -> Target:
 
     def target(data: bytes) -> None:
         half = wire.client()
-        half.ask(1, Frame({}, state, {"prompt": "x"}), ChunkRequest(0), None)
+        half.ask(1, Frame(images, state, {"prompt": "x"}), ChunkRequest(0), None)
         with suppress(WireError):
             half.receive(HttpResponse(200, data), 0.0)
 
@@ -215,7 +303,7 @@ def begun(name: str) -> Path:
     step = {"registry_name": "rename_observations_processor", "config": {"rename_map": {"a": "b"}}}
     content = {
         "safetensors": safetensors.write({"action.mean": three, "action.std": three + 1}),
-        "statistics-pickle": pickle.dumps({key: numbers for key in ("state", "action", "observation.state")}),
+        "statistics-pickle": pickle.dumps(dict.fromkeys(("state", "action", "observation.state"), numbers)),
         "statistics-json": json.dumps({"norm_stats": {"state": {"mean": [0.0], "std": [1.0]}}}).encode(),
         "processors": json.dumps({"name": "policy_preprocessor", "steps": [step]}).encode(),
     }
@@ -241,6 +329,14 @@ def make(name: str) -> tuple[Target, list[Path]]:
         return file_named(made), [GOLDEN / wire]
     if wire == "ark":
         return (requested(made) if side == "server" else responded(made)), [GOLDEN / wire]
+    if wire == "lerobot":
+        folder = Path(tempfile.mkdtemp(prefix="chunkwise-fuzz-"))
+        for path in (GOLDEN / wire).glob("*.bin"):
+            for first in (b"\4", b"\5", b""):
+                (folder / f"{path.stem}{len(first)}{first.hex()}").write_bytes(first + path.read_bytes())
+        return (framed_call(made, policy_spec()) if side == "server" else framed_answer(made)), [folder]
+    if wire == "openpi":
+        return (upgraded(made, policy_spec()) if side == "server" else acted(made)), [GOLDEN / wire]
     return (served(made, policy_spec()) if side == "server" else heard(made)), [GOLDEN / wire]
 
 

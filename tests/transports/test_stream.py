@@ -179,6 +179,26 @@ def test_a_connection_that_says_nothing_ends() -> None:
     asyncio.run(story())
 
 
+def test_a_client_that_does_not_read_is_cut_off() -> None:
+    async def story() -> None:
+        made: list[Echo] = []
+
+        def accept(peer: Peer) -> Echo:
+            made.append(Echo(peer))
+            return made[-1]
+
+        listener = await Tcp().serve(Address("tcp", host="127.0.0.1"), accept, Limits(unsent_bytes=100_000))
+        with socket.create_connection(("127.0.0.1", listener.address.port)) as client:
+            client.sendall(b"x")
+            while not made:
+                await asyncio.sleep(0)
+            made[0].peer.send(bytes(32 << 20))  # more than the kernel takes
+            await asyncio.wait_for(made[0].lost_told.wait(), PATIENCE_S)
+        await listener.close()
+
+    asyncio.run(story())
+
+
 def test_dialling_connects_as_soon_as_somebody_listens_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from chunkwise.cli.settings import Choice, resolved
 from chunkwise.options import UsageError, chosen, convert
 from chunkwise.recording.tape import TapeWriter
 from chunkwise.server import Listen, Server, Settings
+from chunkwise.server.heap import keep_freed_memory
 from chunkwise.transports import Address, Limits
 from chunkwise.wires import Readiness
 
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
     limits = Limits(connections=_number(parsed.max_connections, int, "max-connections"))
     log = Log(parsed.log, LEVELS[0] if parsed.verbose else LEVELS[1])
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_freed_memory()
     tape = _tape(parsed.tape, log)
     server = Server(
         lambda: make_policy(policy),

@@ -117,6 +117,7 @@ class ZmqListener:
         self._context: Any = zmq.Context()
         self._socket: Any = None
         self._monitor: Any = None
+        self._readable_bit = int(zmq.POLLIN)  # as a number: flags of the library's cost a microsecond a piece
         self._sweeper: asyncio.TimerHandle | None = None
         self._idle_s = limits.idle_s or IDLE_S
 
@@ -196,7 +197,7 @@ class ZmqListener:
         for _ in range(AT_ONCE):
             if self._socket is None:
                 return
-            if not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            if not self._socket.getsockopt(zmq.EVENTS) & self._readable_bit:
                 self._see_who_left()
                 return
             parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -206,7 +207,7 @@ class ZmqListener:
 
     def _see_who_left(self) -> None:
         zmq = self._zmq
-        while self._monitor is not None and self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while self._monitor is not None and self._monitor.getsockopt(zmq.EVENTS) & self._readable_bit:
             event, _ = self._monitor.recv_multipart(zmq.NOBLOCK)
             fd = int.from_bytes(event[2:6], "little", signed=True)
             for peer in [peer for peer in self._peers.values() if peer.fd == fd]:

@@ -61,7 +61,8 @@ def unpacked(data: Buffer, max_bytes: int, made: Made | None = None) -> Any:
         raise
     except (msgpack.UnpackException, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise WireError(f"no msgpack that is read here: {type(error).__name__}: {error!s:.200}") from error
-    _check_depth(tree)
+    if count.containers > MAX_DEPTH:  # fewer cannot lie deeper
+        _check_depth(tree)
     return tree
 
 
@@ -86,18 +87,21 @@ class _Count:
 
     Args:
         made: makes another value of a map; None for the map itself.
+
+    Attributes:
+        containers: lists and maps until now.
     """
 
-    __slots__ = ("_containers", "_made", "_values")
+    __slots__ = ("_made", "_values", "containers")
 
     def __init__(self, made: Made | None) -> None:
         self._made = made
-        self._containers = self._values = 0
+        self.containers = self._values = 0
 
     def _more(self, size: int) -> None:
-        self._containers += 1
+        self.containers += 1
         self._values += size
-        if self._containers > MAX_CONTAINERS or self._values > MAX_VALUES:
+        if self.containers > MAX_CONTAINERS or self._values > MAX_VALUES:
             raise WireError(f"more than {MAX_CONTAINERS} lists and maps, or {MAX_VALUES} values in them")
 
     def list(self, found: list[Any]) -> list[Any]:
