@@ -6,9 +6,9 @@
 
 The openpi pair is the genuine client, and a server to openpi's published recipe with that package's own msgpack_numpy
 and `websockets`.  The GR00T pair is pyzmq and msgpack with msgpack_numpy's marks, a REQ and a REP socket, as N1.7
-publishes it.  Neither recipe checks, limits or queues anything: an answer is made where the request was read.  LeRobot's
-client is its own classes, stubs and two threads, without the robot; its server sleeps to 30 answers per second, so there
-is nothing to compare with.  Clients and servers are processes of their own, so that the CPU of both ends is known.
+publishes it.  Neither recipe checks, limits or queues anything: an answer is made where the request was read.  The
+LeRobot pair is its own classes, stubs, pickles and threads, without the robot at one end and at the other without the
+sleep that makes every answer take 33 ms.  Clients and servers are processes of their own, so that the CPU of both ends is known.
 """
 
 from __future__ import annotations
@@ -108,6 +108,57 @@ def gr00t_server(port: int) -> None:
         replies.send(msgpack.packb(answer, default=marked))
 
 
+def lerobot_server(port: int) -> None:
+    """LeRobot's own stubs, slices, pickles, queue of one and four threads; it neither filters nor sleeps."""
+    import pickle
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+    from queue import Empty, Queue
+
+    import grpc
+
+    from chunkwise.engines._lerobot import import_lerobot
+
+    helpers = import_lerobot("lerobot.async_inference.helpers")
+    import torch
+    from lerobot.transport import services_pb2, services_pb2_grpc
+    from lerobot.transport.utils import receive_bytes_in_chunks
+
+    class Stock(services_pb2_grpc.AsyncInferenceServicer):
+        def __init__(self) -> None:
+            self.seen: Queue[Any] = Queue(maxsize=1)
+            self.over = threading.Event()
+
+        def Ready(self, request: Any, context: Any) -> Any:
+            return services_pb2.Empty()
+
+        def SendPolicyInstructions(self, request: Any, context: Any) -> Any:
+            return services_pb2.Empty()
+
+        def SendObservations(self, messages: Any, context: Any) -> Any:
+            self.seen.put(pickle.loads(receive_bytes_in_chunks(messages, None, self.over)))  # noqa: S301
+            return services_pb2.Empty()
+
+        def GetActions(self, request: Any, context: Any) -> Any:
+            try:
+                seen = self.seen.get(timeout=2.0)
+            except Empty:
+                return services_pb2.Actions()
+            rows = torch.zeros(SHAPE)
+            first, began_s = seen.get_timestep(), seen.get_timestamp()
+            timed = [
+                helpers.TimedAction(timestamp=began_s + index / 30, timestep=first + index, action=row)
+                for index, row in enumerate(rows)
+            ]
+            return services_pb2.Actions(data=pickle.dumps(timed))
+
+    server = grpc.server(ThreadPoolExecutor(max_workers=4))
+    services_pb2_grpc.add_AsyncInferenceServicer_to_server(Stock(), server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    server.wait_for_termination()
+
+
 # Clients ------------------------------------------------------------------------------------------------------
 
 
@@ -196,7 +247,7 @@ def our_client(url: str) -> Callable[[], np.ndarray]:
     return lambda: remote.infer(frame, ChunkRequest(0)).rows
 
 
-SERVERS: dict[str, Serve] = {"openpi": openpi_server, "gr00t": gr00t_server}
+SERVERS: dict[str, Serve] = {"openpi": openpi_server, "gr00t": gr00t_server, "lerobot": lerobot_server}
 CLIENTS: dict[str, Make] = {
     "openpi": openpi_client,
     "gr00t": gr00t_client,
@@ -271,8 +322,9 @@ def measure_stock(rounds: int, count: int, results: Rounds) -> None:
     from wires import SERVED, port, process, serve, until_open
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    python = {"openpi": GENUINE, "gr00t": sys.executable}
-    stocks = [name for name in SERVERS if Path(python[name]).exists()]
+    python = {"openpi": GENUINE, "gr00t": sys.executable, "lerobot": sys.executable}
+    there = {"openpi": GENUINE.exists(), "gr00t": True, "lerobot": find_spec("lerobot") is not None}
+    stocks = [name for name in SERVERS if there[name]]
     with ExitStack() as stack:
         ports = {name: port() for name in ("openpi", "gr00t", "lerobot", *(f"stock {name}" for name in stocks))}
         listens = {"openpi": "ws", "gr00t": "zmq", "lerobot": "grpc"}
@@ -287,10 +339,6 @@ def measure_stock(rounds: int, count: int, results: Rounds) -> None:
             asked = {"stock pair": (at, stock.pid), "our server": (str(ports[name]), ours.pid)}
             for what, (number, pid) in asked.items():
                 clients[f"{name}, {what}"] = Client(stack, python[name], (name, "127.0.0.1", number), pid)
-        until_open(("127.0.0.1", ports["lerobot"]))
-        if find_spec("lerobot") is not None:
-            words = ("lerobot", "127.0.0.1", str(ports["lerobot"]))
-            clients["lerobot, our server"] = Client(stack, sys.executable, words, ours.pid)
         said = "?outputs=arms:joint_position:14"  # those protocols do not say what the policy is
         for wire, options in {
             "openpi": "",
@@ -317,7 +365,7 @@ def rows(results: Rounds) -> str:
         wire, _, what = name.partition(", ")
         stock = f"{wire}, stock pair"
         ratio = f"{results.ratio(name, stock):.2f}" if stock in results.medians and name != stock else ""
-        goal = "<= 3000 us" if wire == "lerobot" else goals.get(what, "")
+        goal = "<= 3000 us" if name == "lerobot, our server" else goals.get(what, "")
         spread = results.medians[name]
         spent = [results.median(f"{name}, CPU of the {end}") for end in ("client", "server")]
         lines.append(

@@ -1,5 +1,8 @@
 """OpenVINO: the same numbers as onnxruntime, in float32 unless another type is asked for."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -54,3 +57,26 @@ def test_what_is_no_network_is_refused_by_name(tmp_path, text):
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(InterfaceValidationError, match=r"model\.xml is no model that OpenVINO can run"):
         loaded("openvino", tmp_path / "model.xml")
+
+
+SIGNALLED = """
+import os, signal, sys
+from chunkwise import plugins
+engines = [plugins.load("engines", "openvino")(dtype=dtype) for dtype in ("bfloat16", "bfloat16")]
+for engine in engines:
+    engine.load(sys.argv[1])
+    engine.warmup()
+for engine in engines:
+    engine.close()
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_after_a_model_was_let_go_ends_nothing_but_what_it_should(networks):
+    words = [sys.executable, "-c", SIGNALLED, str(networks["velocity"])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")

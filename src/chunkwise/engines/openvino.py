@@ -13,6 +13,7 @@ from chunkwise.engines import TensorSpec
 from chunkwise.engines._devices import choose
 from chunkwise.engines._exported import network_file
 from chunkwise.engines._network import Network
+from chunkwise.engines._signals import signal_stack_kept
 from chunkwise.plugins import require
 
 __all__ = ["Openvino"]
@@ -52,12 +53,15 @@ class Openvino(Network):
             core = runtime.Core()
             read = core.read_model(file)
             _give_each_its_weights(read, runtime)
-            model = core.compile_model(read, "CPU", settings)
+            with signal_stack_kept():
+                model = core.compile_model(read, "CPU", settings)
         except RuntimeError as error:
             raise InterfaceValidationError(f"{file} is no model that OpenVINO can run: {error}") from error
         self._request = model.create_infer_request()
-        self.inputs = exported.inputs if exported else _specs(model.inputs)
-        self.outputs = exported.outputs if exported else _specs(model.outputs)
+        inputs, outputs = _specs(model.inputs), _specs(model.outputs)
+        del model, core  # what is kept of them goes with the request, see _release
+        self.inputs = exported.inputs if exported else inputs
+        self.outputs = exported.outputs if exported else outputs
         return chosen
 
     def _call(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -66,7 +70,8 @@ class Openvino(Network):
         return {name: np.array(made[place]) for place, name in enumerate(self.outputs)}
 
     def _release(self) -> None:
-        self._request = None
+        with signal_stack_kept():
+            self._request = None
 
 
 def _give_each_its_weights(model: Any, runtime: Any) -> None:

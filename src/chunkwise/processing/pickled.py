@@ -106,7 +106,7 @@ class Machine:
             self._left -= 1
             if self._left < 0 or len(self._stack) > MAX_STACK or len(self._marks) > MAX_MARKS:
                 raise PickleError("pickle: too long, or nested too deep")
-            code = self._number(1)
+            code = self._byte()
             if code == _STOP:
                 value = self._pop()
                 if self._stack or self._marks:
@@ -124,6 +124,13 @@ class Machine:
             raise PickleError("pickle: it is cut off")
         self.at += size
         return self._data[self.at - size : self.at]
+
+    def _byte(self) -> int:
+        at = self.at
+        if at >= len(self._data):
+            raise PickleError("pickle: it is cut off")
+        self.at = at + 1
+        return self._data[at]
 
     def _number(self, size: int, *, signed: bool = False) -> int:
         return int.from_bytes(self._take(size), "little", signed=signed)
@@ -171,7 +178,7 @@ class Machine:
     # Instructions ---------------------------------------------------------------------------------------------
 
     def _version(self) -> None:
-        number = self._number(1)
+        number = self._byte()
         if not 2 <= number <= 5:
             raise PickleError(f"pickle: protocol {number}; 2 to 5 are read")
 
@@ -249,7 +256,7 @@ class Machine:
         self._push(self._persistent(self._pop()))
 
     def _long(self) -> None:
-        size = self._number(1)
+        size = self._byte()
         if size > 16:
             raise PickleError("pickle: a whole number of more than 128 bits")
         self._push(self._number(size, signed=True))
@@ -269,14 +276,14 @@ _STEPS: Final[Mapping[int, Callable[[Machine], None]]] = {
         "\x88": lambda m: m._push(True),
         "\x89": lambda m: m._push(False),
         "J": lambda m: m._push(m._number(4, signed=True)),
-        "K": lambda m: m._push(m._number(1)),
+        "K": lambda m: m._push(m._byte()),
         "M": lambda m: m._push(m._number(2)),
         "\x8a": Machine._long,
         "G": lambda m: m._push(_FLOAT.unpack(m._take(8))[0]),
-        "\x8c": lambda m: m._push(m._text(m._number(1))),
+        "\x8c": lambda m: m._push(m._text(m._byte())),
         "X": lambda m: m._push(m._text(m._number(4))),
         "\x8d": lambda m: m._push(m._text(m._number(8))),
-        "C": lambda m: m._push(m._take(m._number(1))),
+        "C": lambda m: m._push(m._take(m._byte())),
         "B": lambda m: m._push(m._take(m._number(4))),
         "\x8e": lambda m: m._push(m._take(m._number(8))),
         "\x96": lambda m: m._push(m._take(m._number(8))),
@@ -293,9 +300,9 @@ _STEPS: Final[Mapping[int, Callable[[Machine], None]]] = {
         "u": lambda m: m._set(m._several()),
         "(": lambda m: m._marks.append(len(m._stack)),
         "\x94": lambda m: m._remember(len(m._memo)),
-        "q": lambda m: m._remember(m._number(1)),
+        "q": lambda m: m._remember(m._byte()),
         "r": lambda m: m._remember(m._number(4)),
-        "h": lambda m: m._recall(m._number(1)),
+        "h": lambda m: m._recall(m._byte()),
         "j": lambda m: m._recall(m._number(4)),
         "c": lambda m: m._global(m._line(), m._line()),
         "\x93": Machine._stack_global,

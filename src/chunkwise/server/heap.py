@@ -17,8 +17,8 @@ _M_MMAP_THRESHOLD: Final = -3
 def keep_freed_memory() -> bool:
     """Keep freed memory for the next message, where the C library is glibc; whether it is.
 
-    Without, the memory of each message of some 100 kB is given back to the kernel and asked for again with the next
-    one, page by page: 0.2 ms for three pictures of 224 x 224, a fifth of what such a request takes over a websocket.
+    Without, the memory of each message of some 100 kB is given back to the kernel and asked for again with the
+    next one, page by page: 0.2 ms for three pictures of 224 x 224, a fifth of such a request over a websocket.
 
     Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
     """
