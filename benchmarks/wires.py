@@ -32,6 +32,9 @@ from typing import Any
 
 import numpy as np
 
+from _stock_wires import measure_stock
+from _stock_wires import rows as stock_rows
+
 from chunkwise import plugins
 from chunkwise.contract import ChunkRequest, Frame
 
@@ -496,6 +499,14 @@ same file takes ours 64 us back to back and 550 us after 20 ms of sleep. The fil
 A call that plans is made so by another task in each call: it waits for a chunk of its own. In service a call that plans
 is answered at once too, from the plan that runs, and its images are decoded beside it.
 
+## The stock clients' wires: 3 x 224x224x3 and 14 numbers in, 50 x 14 out
+
+{stock_rows(results)}
+The stock pairs are the genuine openpi client and a server to openpi's recipe; pyzmq and msgpack at both ends, as Isaac-GR00T
+publishes it; LeRobot's own classes and stubs, without its server's sleep. Their servers check, limit and queue nothing, and
+infer where they read: what ours costs beyond the GR00T pair is checking, the queue before the policy's thread and the way
+there and back.
+
 ## While an inference of 2 s runs
 
 {head}{during}
@@ -507,7 +518,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--only", choices=("native", "openarm", "ark", "busy"))
+    parser.add_argument("--only", choices=("native", "openarm", "ark", "busy", "stock"))
     parser.add_argument("--echo", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--openarm", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -525,6 +536,8 @@ def main() -> None:
         recipe = measure_ark(asked.rounds, asked.count, results)
     if asked.only in (None, "busy"):
         measure_busy(asked.rounds, results)
+    if asked.only in (None, "stock"):
+        measure_stock(asked.rounds, asked.count // 2, results)
     for name in results.medians:
         print(f"{name:32} p50 {results.median(name):8.0f} us   p99 {results.p99(name):8.0f} us")
     if asked.only is None:

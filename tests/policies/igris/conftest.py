@@ -115,7 +115,10 @@ def folder(tmp_path: Path) -> Folder:
 def _nothing_stays_registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test begins with the registries as they ship."""
     for registry in (POLICY_REGISTRY, COMPONENT_REGISTRY):
-        monkeypatch.setattr(registry, "_there", dict(registry._there))
+        ours = {key: item for key, item in registry._there.items() if item.__module__.startswith("chunkwise.")}
+        monkeypatch.setattr(registry, "_there", ours)
+    for name in [name for name in sys.modules if name.startswith("igris_")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     yield
