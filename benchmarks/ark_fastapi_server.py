@@ -72,6 +72,16 @@ def application() -> Any:
     return app
 
 
+async def bare(scope: Any, receive: Any, send: Any) -> None:
+    """The shortest application: reads the body, looks at nothing, answers 14 zeros."""
+    more = scope["type"] == "http"
+    while more:
+        more = (await receive())["more_body"]
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps({"action": [0.0] * 14}).encode()})
+
+
 def main() -> None:
     """Serve on a port of this machine until stopped."""
     import uvicorn
@@ -79,8 +89,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--access-log", action="store_true", help="as uvicorn is by default; slower")
+    parser.add_argument("--bare", action="store_true", help="uvicorn alone: what any server on it costs")
     given = parser.parse_args()
-    uvicorn.run(application(), host="127.0.0.1", port=given.port, access_log=given.access_log, log_level="warning")
+    served = bare if given.bare else application()
+    uvicorn.run(served, host="127.0.0.1", port=given.port, access_log=given.access_log, log_level="warning")
 
 
 if __name__ == "__main__":

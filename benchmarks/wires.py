@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from _stock_wires import measure_stock
 from _stock_wires import rows as stock_rows
 
@@ -41,6 +40,7 @@ from chunkwise.contract import ChunkRequest, Frame
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "wires.md"
 SERVED = ROOT / "benchmarks" / "served.py"
+RECIPE = ROOT / "benchmarks" / "ark_fastapi_server.py"
 IMAGES = ("high", "left", "right")
 ANSWER_BYTES = 50 * 14 * 8
 REQUEST_BYTES = 3 * 224 * 224 * 3 + 14 * 8
@@ -351,7 +351,7 @@ def measure_ark(rounds: int, count: int, results: Rounds) -> bool:
     import simplejpeg
 
     pictures = jpegs()
-    ours, recipe = port(), port()
+    ours, recipe, bare = port(), port(), port()
 
     def same() -> Iterator[tuple[bytes, dict[str, str]]]:
         made = ark_body(pictures, "task")
@@ -367,10 +367,10 @@ def measure_ark(rounds: int, count: int, results: Rounds) -> bool:
         words = ("--policy", f"{SERVED}:Arms", "--policy.arm", "6", "--policy.cameras", ",".join(ARK_CAMERAS))
         strategy = ("--strategy", "switch", "--strategy.execution-horizon", "40")
         stack.enter_context(serve(*words, *strategy, "--listen", f"ark=http://127.0.0.1:{ours}"))
-        stack.enter_context(
-            process(sys.executable, str(ROOT / "benchmarks" / "ark_fastapi_server.py"), "--port", str(recipe))
-        )
+        stack.enter_context(process(sys.executable, str(RECIPE), "--port", str(recipe)))
+        stack.enter_context(process(sys.executable, str(RECIPE), "--port", str(bare), "--bare"))
         until_open(("127.0.0.1", ours))
+        until_open(("127.0.0.1", bare))
         there = True
         try:
             until_open(("127.0.0.1", recipe), 15)
@@ -378,6 +378,7 @@ def measure_ark(rounds: int, count: int, results: Rounds) -> bool:
             there = False
         contenders: dict[str, tuple[Callable[[], Any], float]] = {
             "decode floor": (lambda: [simplejpeg.decode_jpeg(data) for data in pictures.values()], 0.0),
+            "bare uvicorn": (ark_call(bare, same(), fresh=False), 0.0),
             "ark, planning": (ark_call(ours, other(), fresh=False), 0.0),
             "ark, not planning": (ark_call(ours, same(), fresh=False), 0.0),
             "ark, 50 Hz": (ark_call(ours, same(), fresh=True), 0.02),
@@ -448,6 +449,7 @@ def page(results: Rounds, rounds: int, count: int, recipe: bool) -> str:
             "ratio <= 1.5",
             "planning call: decoded, asked, answered from its chunk",
         ),
+        line("bare uvicorn", "decode floor", "", "uvicorn alone, which reads the body and answers 14 zeros"),
         line("ark, not planning", "decode floor", "<= 300 us", "call that needs no plan, kept connection"),
         line("ark, 50 Hz", "decode floor", "", "at 50 Hz, a new TCP connection each"),
     ]
