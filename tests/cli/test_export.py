@@ -256,6 +256,7 @@ def test_the_default_name_stands_beside_the_policy(tmp_path, monkeypatch):
         (("--policy", "demo", "--to", "onnx", "--recordng", "x"), "did you mean '--recording'"),
         (("--policy", "demo", "--to", "onnx", "--recording", "/no/such.mcap"), "/no/such.mcap"),
         (("--policy", "demo", "--to", "onnx", "--policy.sed", "1", "--recording", "{episode}"), "no option 'sed'"),
+        (("--policy", "demo", "--to", "onnx", "--policy.seed", "1"), "--policy.seed is for --recording FILE"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(

@@ -39,7 +39,7 @@ def test_two_episodes_through_the_whole_chain(
         # 250 a second were it alone on the machine; what matters here is that they flow.
         assert min(episode["commands"].values()) > 0.2 * 250 * episode["seconds"]
         assert episode["largest_step_rad"] < 0.1, "no jump"
-        assert episode["first_offset_rad"] < 0.3, "nothing of the episode before"
+        assert episode["first_offset_rad"] < 0.45, "nothing of the episode before"
     passed, hits = (sum(episode[key] for episode in episodes) for key in ("passed", "hits"))
     # Arms that only hold pass 3 and hit 9 of 12; a machine that stalls costs the policy a post or two.
     assert passed >= 10 and passed > hits, f"{passed} posts passed and {hits} hit, of 20"

@@ -1,6 +1,8 @@
 """The ONNX engine's refusals; that it computes rightly is shown with the demo policy's training."""
 
+import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +37,26 @@ def test_what_is_no_model_is_refused_by_name(engine, tmp_path):
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(InterfaceValidationError, match=r"it reads \.onnx and directories"):
         engine.load(str(tmp_path / "model.bin"))
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("inputs", {"name": "observation.stat"}, "input 'observation.stat' is float32 .* and not there"),
+        ("inputs", {"shape": [1, 1 << 40]}, "input 'observation.state' is"),
+        ("outputs", {"shape": [1, 30, 2]}, r"output 'action' is float32 \[1, 30, 2\] by the one"),
+    ],
+)
+def test_a_manifest_that_says_something_else_than_its_network_is_refused(engine, tmp_path, key, change, message):
+    tiny = Path(__file__).parents[1] / "policies" / "tiny_checkpoint.py"
+    plugins.load("policies", f"{tiny}:write")(tmp_path / "tiny", {"observation.state": (3,)}, 2)
+    manifest = tmp_path / "tiny" / "chunkwise.json"
+    engine.load(str(tmp_path / "tiny"))
+    tree = json.loads(manifest.read_text())
+    tree[key][0] |= change
+    manifest.write_text(json.dumps(tree))
+    with pytest.raises(InterfaceValidationError, match=message):
+        engine.load(str(tmp_path / "tiny"))
 
 
 class FakeSession:

@@ -49,7 +49,7 @@ def test_arrays_of_every_protocol(kind: str, order: Any, protocol: int) -> None:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_plain_is_what_was_pickled(protocol: int) -> None:
     value = {"a": {"mean": np.arange(3.0), "count": np.int64(7)}, "b": [np.float32(0.5), (True, None, "x")]}
-    made = plain(loads(pickle.dumps(value, protocol=protocol)))
+    made = plain(loads(pickle.dumps(value, protocol=protocol)), 100)
     assert (
         made["a"]["mean"].tolist() == [0, 1, 2]
         and made["a"]["count"] == 7
@@ -68,7 +68,7 @@ def test_plain_refuses_what_is_half_made() -> None:
         deep,
     ):
         with pytest.raises(PickleError, match=r"no array|nested"):
-            plain(value)
+            plain(value, 100)
 
 
 class Malicious:
@@ -153,11 +153,27 @@ def test_arrays_are_as_large_as_their_bytes() -> None:
     refusal(twice)
 
 
+def test_lists_of_the_same_lists_are_not_unfolded() -> None:
+    value: Any = [None] * 1000
+    for _ in range(8):
+        value = [value] * 1000
+    loaded = loads(pickle.dumps(value, protocol=4))
+    with pytest.raises(PickleError, match="too many values"):
+        plain(loaded, 20_000)
+
+
+def test_what_is_recalled_is_not_copied_without_end() -> None:
+    text = b"x" * 100_000
+    named = b"\x80\x02c_codecs\nencode\nq\x00X" + len(text).to_bytes(4, "little") + text + b"q\x01"
+    head = named + b"X\x06\x00\x00\x00latin1q\x02"
+    assert "makes more" in refusal(head + b"h\x00h\x01h\x02\x86R" * 1000 + b".")
+
+
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_any_bytes_are_a_value_or_a_refusal(data: bytes, at: int) -> None:
     whole = pickle.dumps({"a": {"mean": np.arange(3.0)}, "b": [1, "x"]}, protocol=4)
     for each in (data, b"\x80\x04" + data, whole[:at] + data + whole[at + len(data) :]):
         try:
-            plain(loads(each))
+            plain(loads(each), 1000)
         except PickleError:
             continue

@@ -61,7 +61,7 @@ class Evil:
         ({**IGRIS, "x": {"mean": None}}, "x.mean must be"),
         ({key: IGRIS[key] for key in ("observation.state", "action")}, "no statistics of 'observation.current'"),
         ({**IGRIS, "action": {"mean": ARRAYS["mean"]}}, "'action' lack std"),
-        ({**IGRIS, "action": {**ARRAYS, "std": np.ones(3)}}, "lists of one length"),
+        ({**IGRIS, "action": {**ARRAYS, "std": np.ones(3)}}, "mean and std have other shapes"),
         ({**IGRIS, "action": {**ARRAYS, "std": np.array([1, -1])}}, "action.std has a spread below zero"),
         (
             {**IGRIS, "action": {**ARRAYS, "std": np.array([1, np.nan])}},
@@ -72,6 +72,11 @@ class Evil:
 def test_a_pickle_with_anything_else_is_refused(value: Any, words: str) -> None:
     with pytest.raises(StatisticsError, match=words):
         read_igris(pickle.dumps(value, protocol=4))
+
+
+def test_a_mean_and_a_spread_of_different_columns_are_refused() -> None:
+    with pytest.raises(StatisticsError, match="action: mean and std have other shapes"):
+        Statistics({"action": {"mean": np.zeros(3), "std": np.ones(4)}})
 
 
 def test_a_torn_pickle_is_refused() -> None:

@@ -464,6 +464,33 @@ def test_another_policy_than_expected_is_refused_by_name(
     play(held, story)
 
 
+def test_another_policy_is_refused_where_it_has_a_spec_only_once_it_met_its_robot(
+    play: Play, held: Any, make_robot: Any
+) -> None:
+    spec = replace(held.spec, normalisation="sha256:01")
+    held.spec = None
+
+    class OfThatRobot:
+        def __init__(self) -> None:
+            self.spec: PolicySpec | None = None
+            self.infer = held.infer
+
+        def meet(self, robot: RobotSpec) -> None:
+            self.spec = spec
+
+    held.session = OfThatRobot
+
+    async def story(bench: Any) -> None:
+        robot = make_robot("a", "b")
+        line = bench.greeted(robot=robot, expects=replace(spec, normalisation="sha256:02"))
+        problem = line.events[0].problem
+        assert problem.kind is Trouble.MISMATCH and "'sha256:02' here, 'sha256:01' there" in problem.text
+        assert not bench.service.sessions
+        assert isinstance(bench.greeted(robot=robot, expects=spec).events[0], Welcome)
+
+    play(held, story)
+
+
 def test_a_policy_without_a_spec_is_bound_to_the_robot_of_the_greeting(
     play: Play, held: Any, make_robot: Any
 ) -> None:

@@ -9,6 +9,7 @@ import re
 import threading
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,19 @@ def test_ping_kill_and_reset() -> None:
     assert sending.data == golden("reset")
     assert robot.receive(b"\x80", 0.0) == [Answered(4, None)]
     assert client("n1.5").reset(4) is None
+
+
+def test_steps_are_counted_by_the_clock_from_the_episodes_first_request() -> None:
+    half = server(Offer(Readiness.READY, "", replace(POLICY, control_hz=20.0)))
+
+    def step(now_s: float) -> int:
+        (call,) = half.receive(golden("asked", "n1.7"), now_s)
+        assert isinstance(call, Infer)
+        return call.request.request_step
+
+    assert [step(7.0), step(7.5), step(9.0)] == [0, 10, 40]
+    half.receive(golden("reset"), 9.5)
+    assert [step(12.0), step(12.25)] == [0, 5]
 
 
 def test_a_wrong_token_is_told_in_the_protocols_words() -> None:

@@ -622,7 +622,7 @@ def test_what_is_wrong_is_refused_when_it_is_its_turn(data: Any, words: str) -> 
 
 def test_a_policy_without_a_spec_is_no_policy_for_this() -> None:
     half = begun(OpenPi(), None)
-    with pytest.raises(WireError, match="neither what it reads"):
+    with pytest.raises(WireError, match=r"no spec.*--policy\.state and --policy\.actions"):
         infer(half, {"arm": np.zeros(2)}).complete()
 
 

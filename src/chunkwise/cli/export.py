@@ -65,6 +65,8 @@ def _read(argv: Sequence[str]) -> tuple[Job, bool]:
             raise UsageError(f"--{name} is missing")
     if parsed.to not in FORMATS:
         raise UsageError(f"--to {parsed.to!r}{nearest(parsed.to, FORMATS)}; there are: {', '.join(FORMATS)}")
+    if options["policy"] and not parsed.recording:
+        raise UsageError(f"--policy.{next(iter(options['policy']))} is for --recording FILE, which is missing")
     policy = Path(parsed.policy)
     beside = policy.resolve().parent if policy.is_dir() else Path()
     job = Job(

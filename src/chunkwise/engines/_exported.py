@@ -167,6 +167,30 @@ def network_file(path: str, engine: str, suffixes: tuple[str, ...]) -> tuple[Pat
     return there, None
 
 
+def require_told(exported: Exported, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> None:
+    """See that a network is what its manifest says: no hash is of the manifest itself.
+
+    Args:
+        exported: what the manifest says.
+        inputs, outputs: what the network says.
+
+    Raises:
+        InterfaceValidationError: they differ; the message names the tensor.
+    """
+    for what, told, found in (("input", exported.inputs, inputs), ("output", exported.outputs, outputs)):
+        for name in {**told, **found}:
+            here, there = told.get(name), found.get(name)
+            if here is None or there is None or (here.shape, here.dtype) != (there.shape, there.dtype):
+                raise InterfaceValidationError(
+                    f"{exported.folder / MANIFEST} does not fit {exported.file}: {what} {name!r} is "
+                    f"{_said(here)} by the one and {_said(there)} by the other; export it again"
+                )
+
+
+def _said(spec: TensorSpec | None) -> str:
+    return "not there" if spec is None else f"{spec.dtype} {list(spec.shape)}"
+
+
 def _exported(folder: Path, tree: Any) -> Exported:
     _need(isinstance(tree, dict), "must be a JSON object")
     for key in tree:

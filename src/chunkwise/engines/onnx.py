@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from chunkwise.contract import InterfaceValidationError
 from chunkwise.engines import TensorSpec
 from chunkwise.engines._devices import DeviceError, choose
-from chunkwise.engines._exported import network_file
+from chunkwise.engines._exported import network_file, require_told
 from chunkwise.engines._network import Network
 from chunkwise.plugins import require
 
@@ -66,8 +66,10 @@ class Onnx(Network):
         if provider not in self._session.get_providers():  # what it cannot load it only logs
             raise DeviceError(f"onnxruntime cannot use {device!r}: {provider} does not load here")
         self._names = tuple(output.name for output in self._session.get_outputs())
-        self.inputs = exported.inputs if exported else _specs(self._session.get_inputs())
-        self.outputs = exported.outputs if exported else _specs(self._session.get_outputs())
+        self.inputs, self.outputs = _specs(self._session.get_inputs()), _specs(self._session.get_outputs())
+        if exported is not None:
+            require_told(exported, self.inputs, self.outputs)
+            self.inputs, self.outputs = exported.inputs, exported.outputs
         return chosen
 
     def _call(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

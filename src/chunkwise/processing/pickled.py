@@ -20,6 +20,10 @@ MAX_NAME: Final = 256
 MAX_STACK: Final = 8192
 MAX_MARKS: Final = 32
 """Containers that are open at once."""
+MAX_MADE: Final = 4
+"""Bytes that calls may make, for each byte of the data.  Honest pickles need two at most, for bfloat16 and small
+whole numbers double; one that recalls a text and makes bytes of it again and again needs thousands."""
+_ROOM: Final = 1 << 16
 _FLOAT: Final = struct.Struct(">d")
 
 Make = Callable[..., Any]
@@ -90,6 +94,7 @@ class Machine:
         self, data: memoryview, known: Mapping[str, Known], most: int, persistent: Make | None = None
     ) -> None:
         self._data, self._known, self._left, self._persistent = data, known, most, persistent
+        self._room = _ROOM + MAX_MADE * len(data)
         self.at = 0
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -224,11 +229,15 @@ class Machine:
         if not isinstance(named, Global) or named.known.made is None or type(arguments) is not tuple:
             raise PickleError(f"pickle: {_said(named)} cannot be called")
         try:
-            self._push(named.known.made(*arguments))
+            made = named.known.made(*arguments)
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, InterfaceValidationError):
                 raise
             raise PickleError(f"pickle: {_said(named)} is called with what it does not take") from error
+        self._room -= getattr(made, "nbytes", 0)
+        if self._room < 0:
+            raise PickleError("pickle: it makes more of its data than they are")
+        self._push(made)
 
     def _new(self) -> None:
         arguments, named = self._pop(), self._pop()

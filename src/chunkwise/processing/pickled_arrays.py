@@ -14,6 +14,7 @@ from chunkwise.processing.pickled import Global, Known
 
 MAX_SIDE: Final = 1 << 16
 MAX_AXES: Final = 4
+MAX_DEPTH: Final = 16
 _TYPES: Final = {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"}
 
 
@@ -86,28 +87,40 @@ def _encoded(text: Any, encoding: Any) -> memoryview:
     return memoryview(text.encode("latin1"))
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, most: int) -> Any:
     """A value that `Machine` has loaded with `NUMPY`, with arrays in the place of what they are made from.
 
+    Args:
+        value: the value.
+        most: values in it, at most; one that is recalled counts wherever it stands, so that a small pickle of
+            lists of the same lists does not become billions.
+
     Raises:
-        PickleError: it holds a name, bytes, an array that was never built, or nests too deep.
+        PickleError: it holds a name, bytes, an array that was never built, too many values, or nests too deep.
     """
-    return _plain(value, 16)
+    return _Plain(most).of(value, MAX_DEPTH)
 
 
-def _plain(value: Any, depth: int) -> Any:
-    if depth == 0:
-        raise PickleError("pickle: nested too deep")
-    match value:
-        case NdArray(array=np.ndarray() as array):
-            return array
-        case None | bool() | int() | float() | str():
-            return value
-        case list() | tuple():
-            return type(value)(_plain(item, depth - 1) for item in value)
-        case dict():
-            return {key: _plain(item, depth - 1) for key, item in value.items()}
-    raise PickleError(f"pickle: it holds {type(value).__name__}, which is no array and no plain value")
+class _Plain:
+    """Counts what it makes plain."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def of(self, value: Any, depth: int) -> Any:
+        self._left -= 1
+        if depth == 0 or self._left < 0:
+            raise PickleError("pickle: too many values, or nested too deep")
+        match value:
+            case NdArray(array=np.ndarray() as array):
+                return array
+            case None | bool() | int() | float() | str():
+                return value
+            case list() | tuple():
+                return type(value)([self.of(item, depth - 1) for item in value])
+            case dict():
+                return {key: self.of(item, depth - 1) for key, item in value.items()}
+        raise PickleError(f"pickle: it holds {type(value).__name__}, which is no array and no plain value")
 
 
 NUMPY: Final[Mapping[str, Known]] = {

@@ -114,11 +114,11 @@ def _numbers(value: ArrayLike, where: str) -> Numbers:
 def _check(key: str, values: Mapping[str, Numbers]) -> None:
     if (values.get("std", np.zeros(1)) < 0).any():
         raise StatisticsError(f"{key}.std has a spread below zero")
-    for low, high in (("min", "max"), ("q01", "q99"), ("q10", "q90")):
+    for low, high in (("mean", "std"), ("min", "max"), ("q01", "q99"), ("q10", "q90")):
         if low in values and high in values:
             if values[low].shape != values[high].shape:
                 raise StatisticsError(f"{key}: {low} and {high} have other shapes")
-            if (values[low] > values[high]).any():
+            if low != "mean" and (values[low] > values[high]).any():
                 raise StatisticsError(f"{key}: {low} is above {high}")
 
 
@@ -186,7 +186,7 @@ def read_igris(data: bytes) -> Statistics:
     """
     machine = Machine(memoryview(data), NUMPY, MAX_INSTRUCTIONS)
     try:
-        found = plain(machine.load())
+        found = plain(machine.load(), MAX_INSTRUCTIONS)
     except PickleError as error:
         raise StatisticsError(
             f"a pickle of statistics may hold arrays, numbers, texts, dicts, lists and tuples only: {error}"

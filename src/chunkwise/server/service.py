@@ -146,20 +146,17 @@ class Service:
             readiness = self.readiness
             kind = Trouble.DRAINING if self._draining else Trouble.LOADING
             raise Refused(Problem(kind, self.offer().detail or readiness))
-        spec = getattr(policy, "spec", None)
-        if expects is not None and isinstance(spec, PolicySpec):
-            differences = policy_differences(expects, spec)
-            if differences:
-                listed = "; ".join(differences)
-                raise Refused(Problem(Trouble.MISMATCH, f"another policy than expected: {listed}"))
+        _require(expects, policy)
         key = wire, name or secrets.token_hex(8)
         found = self.sessions.get(key)
         if found is None:
             found = self._new_session(policy, key[1])
             found.bind(robot)
+            _require(expects, found.policy)  # that of one that takes it from a robot
             self.sessions[key] = found
         elif robot is not None:
             found.bind(robot)
+            _require(expects, found.policy)
         found.idle_since_s = self.clock()
         return found
 
@@ -274,3 +271,18 @@ class Service:
             self.inference.submit_first(Job(close, lambda result: None, counted=False))
         self.inference.submit_first(Job(self.inference.close, lambda result: None))
         self.inference.join(1.0)
+
+
+def _require(expected: PolicySpec | None, policy: Policy) -> None:
+    """Refuse a client that counts on another policy than this one, as far as this one says what it is.
+
+    Raises:
+        Refused: it does; every difference is named.
+    """
+    spec = getattr(policy, "spec", None)
+    if expected is None or not isinstance(spec, PolicySpec):
+        return
+    differences = policy_differences(expected, spec)
+    if differences:
+        listed = "; ".join(differences)
+        raise Refused(Problem(Trouble.MISMATCH, f"another policy than expected: {listed}"))

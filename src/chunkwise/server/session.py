@@ -24,7 +24,7 @@ from chunkwise.contract import (
 from chunkwise.policies import Policy, shown
 from chunkwise.processing.errors import ProcessingError
 from chunkwise.server.inference import Batch, Done, Inference, Job, Refused, Seat
-from chunkwise.wires import Infer, Problem, Trouble, WireError
+from chunkwise.wires import NO_SPEC, Infer, Problem, Trouble, WireError
 
 if TYPE_CHECKING:
     from chunkwise.server.player import Player
@@ -207,7 +207,7 @@ class Session:
         """
         if self.binding is None:
             if self._robot is None:
-                text = "the policy declares no spec, and the client has not said what robot it drives"
+                text = f"the client has not said what robot it drives, and {NO_SPEC}"
                 raise Refused(Problem(Trouble.MISMATCH, text))
             self.binding = connect(self._robot, spec_of_answer(self._robot, answer, type(self.policy).__name__))
         chunk = self.binding.chunk(answer)

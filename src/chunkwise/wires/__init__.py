@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar
 
 from chunkwise.chunking import Plan
 from chunkwise.contract import ActionChunk, ChunkRequest, Frame, InterfaceValidationError, PolicySpec, RobotSpec
@@ -34,6 +34,13 @@ class WireError(InterfaceValidationError):
     def __init__(self, text: str = "", farewell: Any = None) -> None:
         super().__init__(text)
         self.farewell = farewell
+
+
+NO_SPEC: Final = (
+    "the policy declares no spec, so nobody knows what it reads and commands; a checkpoint is served with "
+    "--policy.state and --policy.actions, a policy of your own needs a PolicySpec"
+)
+"""What a client is told that cannot say itself what robot it drives."""
 
 
 class Trouble(StrEnum):

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from chunkwise.contract import ActionChunk, ChunkRequest, Frame, PolicySpec, nearest
 from chunkwise.wires import (
+    NO_SPEC,
     Call,
     Fetch,
     Infer,
@@ -44,6 +45,8 @@ MAX_WAITING: Final = 64
 """Requests of one connection that are not answered yet."""
 MAX_TOKEN: Final = 4096
 MAX_PIXELS: Final = 1 << 26
+DEFAULT_HZ: Final = 50.0
+"""Steps per second of a policy that does not say its rate."""
 ENDPOINTS: Final = ("get_action", "reset", "ping", "get_modality_config", "kill")
 UNAUTHORISED: Final = "Unauthorized: Invalid API token"
 PONG: Final = {"status": "ok", "message": "Server is running"}
@@ -62,6 +65,7 @@ class Gr00tServer:
         self._policy: PolicySpec | None = None
         self._form: Form | None = None
         self._id = 0
+        self._since_s: float | None = None  # the episode's first request
         self._order: deque[int] = deque()
         self._said: dict[int, bytes] = {}
         self._forms: dict[int, Form] = {}
@@ -83,7 +87,7 @@ class Gr00tServer:
         self._id += 1
         self._order.append(self._id)
         try:
-            return self._calls(self._id, data)
+            return self._calls(self._id, data, now_s)
         except WireError as error:
             said = self._tell(self._id, {"error": str(error)})
             return [] if said is None else [Reply(said)]
@@ -110,7 +114,7 @@ class Gr00tServer:
 
     # What was asked -------------------------------------------------------------------------------------------
 
-    def _calls(self, id: int, data: Any) -> Sequence[Call]:
+    def _calls(self, id: int, data: Any, now_s: float) -> Sequence[Call]:
         request = unpacked(data, self._wire.max_bytes)
         if not isinstance(request, dict):
             raise WireError(f"a request must be a map, got {type(request).__name__}")
@@ -119,6 +123,7 @@ class Gr00tServer:
             raise WireError(f"Unknown endpoint: {endpoint!r:.80}{nearest(str(endpoint)[:80], ENDPOINTS)}")
         token = _token(request.get("api_token"))
         if endpoint == "reset":
+            self._since_s = None
             return [Reset(id, token=token)]
         if endpoint != "get_action":
             self._questions[id] = endpoint
@@ -128,17 +133,24 @@ class Gr00tServer:
         infer = Infer(
             id,
             Frame({}, dict(seen.states), {"prompt": seen.prompt}),
-            ChunkRequest(0, id=id),
+            ChunkRequest(self._step(now_s), id=id),
             token=token,
             complete=lambda: self._frame(seen),
         )
         return [infer] if self._policy is not None else [Status(token=token), infer]
 
+    def _step(self, now_s: float) -> int:
+        """Control steps since the episode began, which the protocol does not count and histories need."""
+        if self._since_s is None:
+            self._since_s = now_s
+        hz = None if self._policy is None else self._policy.control_hz
+        return max(int((now_s - self._since_s) * (hz or DEFAULT_HZ)), 0)
+
     def _frame(self, seen: _Seen) -> Frame:
         """What was seen, in the policy's words."""
         policy, wire = self._policy, self._wire
         if policy is None:
-            raise WireError("the policy does not say what it needs")
+            raise WireError(NO_SPEC)
         targets = [output.target for output in policy.outputs]
         _check("cameras", wire.cameras, policy.required_image_keys)
         _check("states and actions", wire.states | wire.actions, [*policy.required_state_keys, *targets])
@@ -167,7 +179,7 @@ class Gr00tServer:
 
     def _acted(self, chunk: ActionChunk, form: Form) -> Any:
         if self._policy is None:
-            raise WireError("the policy does not say what it commands")
+            raise WireError(NO_SPEC)
         rows, parts, start = chunk.rows.astype(np.float32), {}, 0
         if rows.shape[1] != self._policy.action_dim:
             raise WireError(f"the policy answered {rows.shape[1]} columns, it says {self._policy.action_dim}")
@@ -183,7 +195,7 @@ class Gr00tServer:
     def _modalities(self) -> dict[str, Any]:
         policy, wire = self._policy, self._wire
         if policy is None:
-            raise WireError("the policy does not say what it needs")
+            raise WireError(NO_SPEC)
         form = self._form or (DIALECTS["n1.5"] if wire.dialect == "n1.5" else None)
         named = {
             "video": [self._theirs(name, wire.cameras) for name in policy.required_image_keys],

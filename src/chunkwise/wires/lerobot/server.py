@@ -20,6 +20,7 @@ import numpy as np
 
 from chunkwise.contract import ActionChunk, ChunkRequest
 from chunkwise.wires import (
+    NO_SPEC,
     Call,
     Fetch,
     Hello,
@@ -170,7 +171,7 @@ class LeRobotServer:
         policy = self._wire.policy
         seen = read_observation(joined(messages, self._wire.max_bytes))
         if policy is None:
-            raise WireError("the policy is not loaded, or declares no spec, so nobody knows its names")
+            raise WireError(f"the policy is not loaded yet, or {NO_SPEC.removeprefix('the policy ')}")
         robot = self._wire.robot(self._peer)
         match = robot.match(policy, seen, self._names)
         robot.show(Asked(seen._replace(images={}), match.frame(seen), match))

@@ -15,6 +15,7 @@ import numpy as np
 from chunkwise.contract import ActionChunk, ChunkRequest, Frame, PolicySpec, spec_to_dict
 from chunkwise.contract.errors import nearest
 from chunkwise.wires import (
+    NO_SPEC,
     Call,
     Fetch,
     Hello,
@@ -181,7 +182,7 @@ class OpenPiServer:
             self._since_s = now_s
             return [Reset(self._ids)]
         if self._spec is None:
-            raise WireError("the policy says neither what it reads nor what it answers")
+            raise WireError(NO_SPEC)
         spec, wire = self._spec, self._wire
         call = self._infer(lambda: frame_of(tree, spec, wire.cameras, wire.states, wire.task), now_s)
         return [Reset(IMPLIED), call] if another else [call]
