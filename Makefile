@@ -28,8 +28,8 @@ check: $(VENV)/.dev  ## the fast loop: format, lint, types, import rules, unit a
 	$(PY) -m pytest -m "not slow"
 
 lint: $(VENV)/.dev   ## format and lint, changing nothing
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --no-cache --check .
+	$(VENV)/bin/ruff check --no-cache .
 
 types: $(VENV)/.dev  ## the type checker, strict, on src
 	$(VENV)/bin/mypy

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from chunkwise.processing.statistics import read_openpi
 
 from chunkwise.contract import ChunkRequest
 from chunkwise.policies.igris import (
@@ -23,6 +22,7 @@ from chunkwise.policies.igris import (
 )
 from chunkwise.policies.igris.components import build_component
 from chunkwise.policies.igris.normalisation import Normalisation
+from chunkwise.processing.statistics import read_openpi
 
 torch.set_num_threads(1)
 
