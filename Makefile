@@ -11,7 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 
 .PHONY: demo test check dora-env openpi-env lint types format train clean help \
-  bench bench-chunking bench-tick bench-run-step bench-recording bench-wires bench-clients bench-engines fuzz
+  bench bench-chunking bench-tick bench-run-step bench-recording bench-wires bench-clients bench-engines \
+  bench-guidance bench-workers bench-jitter bench-distributed bench-endurance fuzz
 
 help:            ## this page
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,7 +39,8 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: bench-tick bench-run-step bench-recording bench-wires bench-engines bench-chunking ## every benchmark
+bench: bench-tick bench-run-step bench-recording bench-wires bench-engines bench-guidance bench-workers bench-jitter \
+  bench-distributed bench-chunking ## every benchmark but the ones that take ten minutes
 
 bench-tick: $(VENV)/.demo     ## what one tick and one turn of the loop cost -> docs/benchmarks/tick.md
 	$(PY) benchmarks/tick.py
@@ -58,6 +60,21 @@ bench-clients: $(VENV)/.dev  ## 200 clients, half of them killed again and again
 
 bench-engines: $(VENV)/.dev  ## one network on every engine -> docs/benchmarks/engines.md
 	$(PY) benchmarks/engines.py
+
+bench-guidance: $(VENV)/.dev ## what continuing a plan costs on each engine -> docs/benchmarks/guidance.md
+	$(PY) benchmarks/guidance.py
+
+bench-workers: $(VENV)/.demo ## what a request costs in line, in a thread, in a process -> docs/benchmarks/workers.md
+	$(PY) benchmarks/workers.py
+
+bench-jitter: $(VENV)/.demo  ## the rate that is kept beside a policy that holds the interpreter -> docs/benchmarks/jitter.md
+	$(PY) benchmarks/jitter.py
+
+bench-distributed: $(VENV)/.dev ## what a network elsewhere costs -> docs/benchmarks/distributed.md
+	$(PY) benchmarks/distributed.py
+
+bench-endurance: $(VENV)/.dev ## a million periods and ten minutes under faults -> docs/benchmarks/endurance.md (12 min)
+	$(PY) benchmarks/endurance.py --realtime
 
 fuzz: $(VENV)/.dev           ## a million inputs of garbage for every decoder -> docs/benchmarks/fuzz.md
 	$(PIP) --no-deps atheris

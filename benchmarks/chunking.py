@@ -2,10 +2,12 @@
 
     python benchmarks/chunking.py                # everything: tens of CPU-minutes; writes docs/benchmarks/
     python benchmarks/chunking.py --episodes 16  # a quick look; writes nothing unless --out is given
+    python benchmarks/chunking.py --method "rtc, trained prefix"  # these rows anew, the others as they are
 
 Every cell is a strategy at a delay, run by the package's own scheduler in lock step: an answer to the request of
 control step k is there at step k + d.  The same fresh seeds of the belts for every cell, and three policies that
-differ in nothing but their training seed.  Nothing here is timed.
+differ in nothing but their training seed; and for training-time guidance the three of `training/train_prefix.py`,
+of the same seeds, episodes and optimiser's steps.  Nothing here is timed.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ POLICIES = [
     str(ROOT / "benchmarks" / "policies" / "seed1"),
     str(ROOT / "benchmarks" / "policies" / "seed2"),
 ]
+PREFIXED = [str(ROOT / "benchmarks" / "policies" / f"prefix{seed}") for seed in range(3)]
 FIRST_SEED = 2_000_000
 """Belts of the published figures; neither training nor design nor the policies' own records saw them."""
 PERIOD_MS = 20
@@ -52,17 +55,22 @@ class Method:
     strategy: str
     options: tuple[tuple[str, Any], ...] = ()
     jacobian: str = "vjp"
+    """``trained`` for the networks that were trained to continue a plan, which have no use for one."""
 
 
 METHODS = (
     Method("rtc", "rtc"),
     Method("rtc, hard mask", "rtc", (("schedule", "zeros"),)),
     Method("rtc, identity Jacobian", "rtc", (), "identity"),
+    Method("rtc, trained prefix", "rtc", (), "trained"),
     Method("switch", "switch"),
     Method("blend", "blend"),
     Method("temporal_ensemble", "temporal_ensemble"),
     Method("sync", "sync"),
 )
+
+GUIDANCE = tuple(method.name for method in METHODS if method.strategy == "rtc")
+"""Ways to continue a plan."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +93,10 @@ class Outcome:
     starved: int
 
 
-def run(cell: Cell, model: str, seeds: Iterable[int]) -> Outcome:
-    """Episodes of one cell with one trained policy, all worlds in lock step."""
+def run(cell: Cell, index: int, seeds: Iterable[int]) -> Outcome:
+    """Episodes of one cell with the policies of one training seed, all worlds in lock step."""
     sys.path.append(str(ROOT / "training"))
+    from _prefix_demo import PrefixDemo
     from lockstep import World, play
 
     from chunkwise import plugins
@@ -95,7 +104,11 @@ def run(cell: Cell, model: str, seeds: Iterable[int]) -> Outcome:
     from chunkwise.runtime.report import jerk, seam_jump
 
     seeds = list(seeds)
-    policy = plugins.load("policies", "demo")(model=model, jacobian=cell.method.jacobian)
+    policy: Any
+    if cell.method.jacobian == "trained":
+        policy = PrefixDemo(PREFIXED[index])
+    else:
+        policy = plugins.load("policies", "demo")(model=POLICIES[index], jacobian=cell.method.jacobian)
     horizon = cell.horizon or (SYNC_ROWS if cell.method.strategy == "sync" else 0)
     strategy = plugins.load("strategies", cell.method.strategy)(
         execution_horizon=horizon, **dict(cell.method.options)
@@ -137,21 +150,20 @@ def merge(outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def sweep(
-    episodes: int, first_seed: int, jobs: int, models: list[str], horizons: tuple[int, ...]
+    episodes: int, first_seed: int, jobs: int, methods: Iterable[Method], horizons: tuple[int, ...]
 ) -> list[dict[str, Any]]:
     """Every cell with every policy; `episodes` per cell and policy."""
-    cells = [Cell(method, delay, s) for s in horizons for delay in DELAYS_MS for method in METHODS]
-    cells = [cell for cell in cells if not (cell.horizon and cell.method.name.startswith("rtc,"))]
+    cells = [Cell(method, delay, s) for method in methods for s in horizons for delay in DELAYS_MS]
     batches = [
         (cell, index, range(first_seed + start, first_seed + min(start + WORLDS, episodes)))
         for cell in cells
-        for index in range(len(models))
+        for index in range(len(POLICIES))
         for start in range(0, episodes, WORLDS)
     ]
     found: dict[Cell, list[tuple[int, Outcome]]] = {cell: [] for cell in cells}
     began = time.monotonic()
     with ProcessPoolExecutor(jobs) as pool:
-        futures = {pool.submit(run, cell, models[index], seeds): (cell, index) for cell, index, seeds in batches}
+        futures = {pool.submit(run, cell, index, seeds): (cell, index) for cell, index, seeds in batches}
         for count, future in enumerate(as_completed(futures), 1):
             cell, index = futures[future]
             found[cell].append((index, future.result()))
@@ -160,7 +172,7 @@ def sweep(
     print(file=sys.stderr)
     rows = []
     for cell, outcomes in found.items():
-        by_policy = [[item for index, item in outcomes if index == policy] for policy in range(len(models))]
+        by_policy = [[item for index, item in outcomes if index == policy] for policy in range(len(POLICIES))]
         rows.append(
             {
                 "method": cell.method.name,
@@ -173,16 +185,17 @@ def sweep(
     return rows
 
 
-def table(rows: list[dict[str, Any]], horizon: int, value: str) -> list[str]:
+def table(rows: list[dict[str, Any]], horizon: int, value: str, methods: Iterable[str] | None = None) -> list[str]:
     """Methods down, delays across."""
+    names = [method.name for method in METHODS] if methods is None else methods
     lines = [
         "| method | " + " | ".join(f"{ms} ms" for ms in DELAYS_MS) + " |",
         "|---" * (len(DELAYS_MS) + 1) + "|",
     ]
-    for method in METHODS:
+    for name in names:
         cells = []
         for delay in DELAYS_MS:
-            row = pick(rows, method.name, delay, horizon)
+            row = pick(rows, name, delay, horizon)
             if row is None:
                 break
             if value == "rate":
@@ -193,7 +206,7 @@ def table(rows: list[dict[str, Any]], horizon: int, value: str) -> list[str]:
             else:
                 cells.append(f"{row[value]:.4g}")
         if cells:
-            lines.append(f"| {method.name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -214,12 +227,31 @@ def claims(rows: list[dict[str, Any]]) -> list[str]:
             (rtc, "rtc", switch, "switch"),
             (switch, "switch", ensemble, "ensemble"),
         ):
-            apart = better["interval"][0] > worse["interval"][1]
-            behind = better["interval"][1] < worse["interval"][0]
-            said = "above, intervals apart" if apart else "below, intervals apart" if behind else "not separated"
             lines.append(
-                f"* {delay} ms: {name} {better['rate']:.3f} against {other} {worse['rate']:.3f}: {name} is {said}"
+                f"* {delay} ms: {name} {better['rate']:.3f} against {other} {worse['rate']:.3f}: "
+                f"{name} is {order(better, worse)}"
             )
+    return lines
+
+
+def order(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Which of two cells did better, as far as the intervals tell."""
+    if one["interval"][0] > other["interval"][1]:
+        return "above, intervals apart"
+    return "below, intervals apart" if one["interval"][1] < other["interval"][0] else "not separated"
+
+
+def guidance(rows: list[dict[str, Any]], horizon: int) -> list[str]:
+    """How exact guidance compares with each of the others, delay by delay, whatever the order."""
+    lines = []
+    for name in GUIDANCE[1:]:
+        said = []
+        for delay in DELAYS_MS:
+            exact, other = pick(rows, GUIDANCE[0], delay, horizon), pick(rows, name, delay, horizon)
+            if exact and other:
+                said.append(f"{delay} ms {order(exact, other).split(',')[0]}")
+        if said:
+            lines.append(f"* rtc against {name.removeprefix('rtc, ')}: {', '.join(said)}")
     return lines
 
 
@@ -250,6 +282,24 @@ def page(data: dict[str, Any]) -> str:
             f"## Asking every {FIXED_S} steps (s = {FIXED_S}, {FIXED_S * PERIOD_MS} ms); `sync` runs {FIXED_S} rows",
             "",
             *table(rows, FIXED_S, "rate"),
+            "",
+            "## Ways to continue a plan, side by side",
+            "",
+            "`rtc` is guided by the exact vector-Jacobian product under the soft mask; *hard mask* binds only the rows",
+            "that will run anyway; *identity Jacobian* leaves the backward pass out; *trained prefix* guides nothing, but",
+            "was trained to continue up to six given knots (`training/train_prefix.py`). s = max(d, 1):",
+            "",
+            *table(rows, 0, "rate", GUIDANCE),
+            "",
+            *guidance(rows, 0),
+            "",
+            f"s = {FIXED_S}:",
+            "",
+            *table(rows, FIXED_S, "rate", GUIDANCE),
+            "",
+            *guidance(rows, FIXED_S),
+            "",
+            "What each of them costs is in [guidance.md](guidance.md).",
             "",
             "## Orders, as they came out (s = max(d, 1))",
             "",
@@ -320,6 +370,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--out", type=Path, help=f"folder of the page (default {PAGES.relative_to(ROOT)})")
     parser.add_argument("--only", choices=("often", "fixed"), help="one table; the other stays as it is")
+    names = [method.name for method in METHODS]
+    parser.add_argument("--method", action="append", choices=names, help="rows of this one; the others stay")
     parser.add_argument("--page-only", action="store_true", help="write the page again from chunking.json")
     arguments = parser.parse_args()
     published = arguments.episodes >= 171
@@ -328,10 +380,13 @@ def main() -> None:
         data = json.loads((out / "chunking.json").read_text(encoding="utf-8"))
     else:
         horizons = {"often": (0,), "fixed": (FIXED_S,), None: (0, FIXED_S)}[arguments.only]
-        rows = sweep(arguments.episodes, arguments.first_seed, arguments.jobs, POLICIES, horizons)
-        if arguments.only and out is not None:
-            kept = json.loads((out / "chunking.json").read_text(encoding="utf-8"))["rows"]
-            rows += [row for row in kept if row["horizon"] not in horizons]
+        chosen = [method for method in METHODS if method.name in (arguments.method or names)]
+        rows = sweep(arguments.episodes, arguments.first_seed, arguments.jobs, chosen, horizons)
+        if arguments.only or arguments.method:
+            there = out if out is not None and (out / "chunking.json").exists() else PAGES
+            kept = json.loads((there / "chunking.json").read_text(encoding="utf-8"))["rows"]
+            made = {(method.name, s) for method in chosen for s in horizons}
+            rows += [row for row in kept if (row["method"], row["horizon"]) not in made]
         setup = {
             "episodes_per_cell": arguments.episodes * len(POLICIES),
             "first_seed": arguments.first_seed,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from chunkwise.contract import validate_robot_spec as validate_robot_spec
     from chunkwise.plugins import load as load
     from chunkwise.plugins import names as names
+    from chunkwise.policies import Recipe as Recipe
     from chunkwise.recording import EpisodeReader as EpisodeReader
     from chunkwise.recording import EpisodeWriter as EpisodeWriter
     from chunkwise.recording import Recorder as Recorder
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from chunkwise.runtime.session import Session as Session
     from chunkwise.runtime.step import StepResult as StepResult
     from chunkwise.runtime.step import run_step as run_step
+    from chunkwise.safety import Limits as Limits
 
 __version__ = "0.1.0"
 
@@ -101,6 +103,7 @@ _NAMES = {
         "load",
         "names",
     ),
+    "chunkwise.policies": ("Recipe",),
     "chunkwise.recording": (
         "EpisodeReader",
         "EpisodeWriter",
@@ -125,6 +128,7 @@ _NAMES = {
         "StepResult",
         "run_step",
     ),
+    "chunkwise.safety": ("Limits",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2] / "src" / "chunkwise"
 LAYERS = (
     {"contract"},
-    {"chunking", "safety", "sampling", "tasks", "plugins", "options", "processing"},
+    {"chunking", "safety", "sampling", "tasks", "plugins", "options", "memory", "heap", "processing"},
     {"wires"},
     {"robots", "policies", "engines", "workers", "recording", "transports"},
     {"runtime"},
-    {"server"},
+    {"server", "chaos"},
     {"cli", "testing"},
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}

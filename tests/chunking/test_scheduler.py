@@ -266,3 +266,21 @@ def test_a_request_that_was_refused_by_the_policy_is_not_the_end() -> None:
 
     world = World(scheduler(), infer, 2)
     assert SourceKind.STARVED not in {decision.source.kind for decision in world.run(range(100))}
+
+
+def test_an_answer_is_late_by_the_delays_so_far_and_not_before_one_was_measured() -> None:
+    made = scheduler()
+
+    def asked(step: int) -> int:
+        """The next step that asks."""
+        return next(at for at in range(step, step + 60) if made.tick(Tick(at)).request is not None)
+
+    assert asked(0) == 0
+    assert made.overdue(100) == 0, "the first answer has its own time-out"
+    made.tick(Tick(4, [Answer(0, rows(count=20))], may_ask=False))
+    second = asked(5)
+    assert made.overdue(second + 50) == 0, "no delay was measured yet"
+    made.tick(Tick(second + 6, [Answer(1, rows(count=20))], may_ask=False))
+    third = asked(second + 7)
+    expected = 6 + 3 + 1
+    assert [made.overdue(third + steps) for steps in (6, expected, expected + 1, expected + 5)] == [0, 0, 1, 5]

@@ -60,12 +60,17 @@ def recording(folder: Path) -> Iterator[Mapping[str, Any]]:
 @contextmanager
 def served(folder: Path) -> Iterator[Mapping[str, Any]]:
     """A server with a policy that asks for nothing but joints."""
+    with serving(folder, plugins.load("policies", "wave")) as url:
+        yield {"url": url}
+
+
+@contextmanager
+def serving(folder: Path, make: Callable[[], Any]) -> Iterator[str]:
+    """A server, and where a client reaches it."""
     loop, address = asyncio.new_event_loop(), Address("unix", str(folder / "policy.sock"))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    server = Server(
-        plugins.load("policies", "wave"), [Listen("native", plugins.load("wires", "native")(), address)]
-    )
+    server = Server(make, [Listen("native", plugins.load("wires", "native")(), address)])
 
     async def begin() -> None:
         await server.start()
@@ -76,7 +81,7 @@ def served(folder: Path) -> Iterator[Mapping[str, Any]]:
 
     try:
         run(begin())
-        yield {"url": f"native+unix://{address.path}"}
+        yield f"native+unix://{address.path}"
     finally:
         run(server.stop(drain_s=0.0))
         loop.call_soon_threadsafe(loop.stop)
@@ -96,6 +101,46 @@ def simulated_arm(folder: Path) -> AbstractContextManager[Mapping[str, Any]]:
     path = Path(__file__).parents[1] / "robots" / "simulated_servos.py"
     made: AbstractContextManager[Mapping[str, Any]] = plugins.load("robots", f"{path}:so101")(folder)
     return made
+
+
+@contextmanager
+def simulated_igris_b(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """A simulated body behind the topics of the robot."""
+    yield {"simulated": True}
+
+
+def simulated_igris_c(folder: Path) -> AbstractContextManager[Mapping[str, Any]]:
+    """The same, of a robot that its file describes."""
+    path = Path(__file__).parents[1] / "robots" / "igris" / "igris_c_files.py"
+    made: AbstractContextManager[Mapping[str, Any]] = plugins.load("robots", f"{path}:described")(folder)
+    return made
+
+
+@contextmanager
+def two_policies(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Policies that ask for nothing but joints."""
+    yield {"policies": ("wave", "wave")}
+
+
+@contextmanager
+def tiny_network(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """A network of one matrix, a state of one number and a camera of the kit's size."""
+    yield {"path": str(_tiny(folder / "policy"))}
+
+
+@contextmanager
+def served_network(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The same on a server, and a robot's part that needs no weights."""
+    path = _tiny(folder / "policy")
+    with serving(folder, lambda: plugins.load("policies", "network")(path=str(path))) as url:
+        yield {"path": str(path), "network": url, "state": ("arm",), "actions": ("arm:1",)}
+
+
+def _tiny(folder: Path) -> Path:
+    path = Path(__file__).parents[1] / "policies" / "tiny_checkpoint.py"
+    inputs = {"observation.state": (1,), "observation.images.head": (3, 48, 64)}
+    plugins.load("policies", f"{path}:write")(folder, inputs, 1, rows=8)
+    return folder
 
 
 @contextmanager
@@ -125,13 +170,27 @@ def pieces(folder: Path) -> Iterator[Mapping[str, Any]]:
         yield {"processors": path, "model": f"{path}/model.onnx", "state": ("arm",), "actions": ("arm:2",)}
 
 
+@contextmanager
+def flowing(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """An exported flow, written by hand, for one arm of two joints."""
+    path = Path(__file__).parents[1] / "policies" / "tiny_exported_flow.py"
+    plugins.load("policies", f"{path}:write")(folder, 2)
+    yield {"path": str(folder), "state": ("arm",), "actions": ("arm:2",)}
+
+
 ARGUMENTS: Mapping[tuple[str, str], Callable[[Path], AbstractContextManager[Mapping[str, Any]]]] = {
+    ("policies", "flow"): flowing,
     ("policies", "igris"): igris_policy,
     ("policies", "lerobot"): exported,
     ("policies", "pipeline"): pieces,
+    ("policies", "distributed"): served_network,
+    ("policies", "fallback"): two_policies,
+    ("policies", "network"): tiny_network,
     ("policies", "remote"): served,
     ("policies", "replay"): recording,
     ("robots", "dora"): fake_node,
+    ("robots", "igris_b"): simulated_igris_b,
+    ("robots", "igris_c"): simulated_igris_c,
     ("robots", "lerobot"): simulated_arm,
     ("robots", "replay"): recording,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,15 +92,61 @@ def act_checkpoint(folder: Path) -> Path:
     return folder
 
 
+def compiled_folder(folder: Path, backend: str, **artifacts: str) -> Path:
+    """A policy's directory beside what was compiled of it."""
+    features = {
+        "input_features": {"observation.state": {"type": "STATE", "shape": [3]}},
+        "output_features": {"action": {"type": "ACTION", "shape": [2]}},
+    }
+    (folder / "config.json").write_text(json.dumps({"type": "act", "device": "cuda", **features}))
+    (folder / "config.om.json").write_text(json.dumps({"backend": backend, "artifacts": artifacts}))
+    return folder
+
+
+def om_folder(folder: Path) -> Path:
+    fixed_batch(onnx_file(folder)).rename(folder / "policy.om")
+    return compiled_folder(folder, "ascend_om", policy="policy.om")
+
+
+def rknn_folder(folder: Path) -> Path:
+    fixed_batch(onnx_file(folder)).rename(folder / "model.rknn")
+    return compiled_folder(folder, "rknn", policy="model.rknn")
+
+
+def worker_folder(folder: Path) -> Path:
+    weights = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
+    with open(folder / "policy.om", "wb") as file:
+        np.savez(file, weights=weights, stride=8, dim=2)
+    worker = folder / "worker"
+    worker.write_text(f"#!{sys.executable}\n{(VENDORS / 'svp_worker.py').read_text()}")
+    worker.chmod(0o755)
+    return compiled_folder(folder, "ascend_om_3403", policy="policy.om", worker="worker")
+
+
+def fixed_batch(path: Path) -> Path:
+    """Compilers know all sizes."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, path)
+    return path
+
+
 NETWORKS: dict[str, Callable[[Path], Path]] = {
     "aoti": aoti_folder,
+    "ascend_om": om_folder,
+    "ascend_om_3403": worker_folder,
     "lerobot": act_checkpoint,
     "onnx": onnx_file,
     "openvino": openvino_file,
+    "rknn": rknn_folder,
     "torch": torch_file,
 }
 SLOW = ("aoti", "lerobot", "torch")
 """These import torch, which takes seconds."""
+VENDORS = Path(__file__).parents[1] / "engines" / "fake_vendors"
+"""What stands for the runtimes of accelerators."""
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +158,15 @@ def paths() -> dict[str, Path]:
 @pytest.fixture(
     params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in plugins.names("engines")]
 )
-def engine(request: pytest.FixtureRequest, paths: dict[str, Path], tmp_path_factory: Any) -> None:
+def engine(
+    request: pytest.FixtureRequest,
+    paths: dict[str, Path],
+    tmp_path_factory: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The adapter's class and its network, which the test's instance gets."""
     name = request.param
+    monkeypatch.syspath_prepend(str(VENDORS))
     if name not in paths:
         paths[name] = NETWORKS[name](tmp_path_factory.mktemp(name))
     request.instance.adapter, request.instance.path = plugins.load("engines", name), paths[name]

@@ -192,6 +192,20 @@ def test_a_silent_input_is_named(fake_node: Any) -> None:
         robot.connect()
 
 
+def test_an_input_that_falls_silent_grows_old(fake_node: Any) -> None:
+    cameras = ("camera_ceiling",)
+    node, clock = fake_node("", cameras), Clock()
+    robot = Dora(cameras=cameras, node_factory=lambda name: node, clock=clock, sleep=clock.sleep)
+    robot.connect()
+    node.silent = {"camera_ceiling", "arm_left"}
+    clock.sleep(3.0)
+    times_s = {name: time_ns / 1e9 for name, time_ns in robot.observe().times_ns.items()}
+    now = clock()
+    assert {name: now - time_s for name, time_s in times_s.items()} == pytest.approx(
+        {"camera_ceiling": 3.0, "left_arm": 3.0, "left_gripper": 3.0, "right_arm": 0.0, "right_gripper": 0.0}
+    )
+
+
 def test_the_end_of_the_dataflow_is_said(fake_node: Any) -> None:
     node = fake_node()
     robot = Dora(node_factory=lambda name: node)

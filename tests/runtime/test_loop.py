@@ -12,7 +12,8 @@ import pytest
 from chunkwise.chunking import FaultKind, SourceKind
 from chunkwise.contract import ActionChunk, ChunkRequest, Frame
 from chunkwise.plugins import load
-from chunkwise.runtime.loop import ControlLoop
+from chunkwise.runtime.loop import MAX_RESTARTS, ControlLoop
+from chunkwise.safety import Mode
 from chunkwise.testing.world import SimulatedClock
 
 MakeLoop = Callable[..., ControlLoop]
@@ -89,11 +90,27 @@ def test_a_row_that_the_gate_refuses_becomes_the_hold(make_loop: MakeLoop, robot
     assert max(robot.told) <= 6.0
 
 
-def test_stop_ends_the_run(make_loop: MakeLoop, robot: Any) -> None:
+def test_stop_brings_the_robot_to_a_standstill_and_ends_the_run(make_loop: MakeLoop, robot: Any) -> None:
     stop = threading.Event()
     robot.on_act = lambda count: stop.set() if count == 7 else None
-    make_loop().run(stop=stop)
-    assert len(robot.told) == 7
+    loop = make_loop()
+    reader = loop.events.reader()
+    loop.run(stop=stop)
+    speeds = np.diff(robot.told[6:])
+    assert len(speeds) == 15, "0.3 s at 50 Hz"
+    assert np.allclose(speeds, 1 - np.arange(1, 16) / 15), "it was one unit per step, and falls evenly"
+    turns = reader.take()
+    assert turns[-1].mode is Mode.STOPPED
+    (change,) = [turn.change for turn in turns[1:] if turn.change]
+    assert (change.step, change.before, change.why) == (7, Mode.RUNNING, "stopped by the operator")
+
+
+def test_a_robot_that_was_told_nothing_is_stopped_at_once(make_loop: MakeLoop, robot: Any) -> None:
+    stop = threading.Event()
+    stop.set()
+    loop = make_loop()
+    loop.run(stop=stop)
+    assert (robot.told, loop.modes.mode) == ([], Mode.STOPPED)
 
 
 def test_what_the_robot_raises_is_not_hidden(make_loop: MakeLoop, robot: Any) -> None:
@@ -123,3 +140,31 @@ def test_what_was_too_old_to_run_is_not_run_as_a_hold(make_loop: MakeLoop, robot
     loop.run(steps=50)
     assert reader.take()[-1].decision.source.kind is SourceKind.STARVED
     assert max(robot.told) == 6.0  # five steps after step 1, of which the newest chunk's frame is
+
+
+class Silent:
+    """Never answers; counts its restarts."""
+
+    def __init__(self) -> None:
+        self.restarts = 0
+
+    def submit(self, frame: Frame, request: ChunkRequest) -> None: ...
+
+    def arrivals(self) -> tuple[()]:
+        return ()
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+
+@pytest.mark.parametrize(("leaves_behind", "restarts"), [(True, MAX_RESTARTS), (False, 9)])
+def test_only_a_worker_that_leaves_something_behind_is_not_restarted_without_end(
+    make_loop: MakeLoop, leaves_behind: bool, restarts: int
+) -> None:
+    loop = make_loop()
+    worker: Any = Silent()
+    worker.leaves_behind = leaves_behind
+    loop.worker, loop._in_line = worker, False
+    loop.scheduler._start_timeout = 10
+    loop.run(steps=100)
+    assert worker.restarts == restarts

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import signal
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +20,9 @@ from chunkwise.contract import (
 )
 from chunkwise.plugins import load
 from chunkwise.runtime import session as session_module
+from chunkwise.runtime.realtime import RealTime
 from chunkwise.runtime.session import Session
+from chunkwise.safety import Limits
 from chunkwise.testing.world import SimulatedClock
 
 
@@ -183,11 +187,24 @@ def test_progress_sees_the_turns_and_the_score_is_the_robots(
 def test_real_time_is_asked_for_and_what_was_granted_is_said(
     robot: Any, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module.realtime, "enable", lambda: ["granted"])
+    entered: list[tuple[int, ...]] = []
+
+    class Granted(RealTime):
+        def __enter__(self) -> RealTime:
+            entered.append(tuple(self.spare))
+            self.said = ["granted"]
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            entered.append((-1,))
+
+    monkeypatch.setattr(session_module, "RealTime", Granted)
     said: list[str] = []
     with simulated(robot, Ramp(), clock, realtime=True, on_message=said.append) as session:
+        session.worker.pid = 4711  # type: ignore[attr-defined]  # as a worker with a process of its own has one
         session.run(seconds=0.1)
     assert said[-1] == "granted"
+    assert entered == [(4711,), (-1,)]
 
 
 def test_a_robot_that_moved_while_the_policy_loaded_is_held_where_it_is_now(
@@ -269,3 +286,176 @@ def test_another_run_is_another_episode_and_begins_where_the_robot_stands(
 def test_a_watchdog_waits_for_two_periods_at_least(robot: Any, clock: SimulatedClock) -> None:
     with simulated(robot, Ramp(), clock, watchdog_s=0.001) as session:
         assert session.watchdog.timeout_s == pytest.approx(0.04)
+
+
+# Where an episode begins ------------------------------------------------------------------------------------
+
+
+class Home(Ramp):
+    """Holds where the robot is said to begin."""
+
+    def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+        return ActionChunk(np.full((10, 2), 1.0))
+
+
+def at_home(robot: Any, **limits: Any) -> Any:
+    component = replace(robot.spec.components[0], initial=[1.0, 1.0], max_rate=2.0)
+    robot.spec = replace(robot.spec, components=[component])
+    return robot
+
+
+def test_an_episode_begins_with_a_ramp_to_the_initial_pose_and_never_with_a_step(
+    robot: Any, clock: SimulatedClock
+) -> None:
+    said: list[str] = []
+    with simulated(at_home(robot), Home(), clock, on_message=said.append) as session:
+        report = session.run(seconds=0.5)
+        assert "moving to the initial pose" in said
+        steps = np.diff([0.0, *robot.told])
+        assert robot.told[-1] == 1.0
+        assert 0 < steps[0] < 0.001, "it sets off softly"
+        assert steps.max() <= 0.5 * 2.0 / 50 + 1e-9, "at half of the greatest speed"
+        assert (steps >= 0).all()
+        assert (report.steps, report.motion_steps) == (25, len(robot.told) - 25)
+        assert report.starved_steps == 0
+        told = len(robot.told)
+        session.run(seconds=0.1)
+        assert len(robot.told) == told + 5, "it stands where the next episode begins"
+
+
+def test_a_robot_that_does_not_say_where_it_stands_is_not_moved_to_its_initial_pose(
+    robot: Any, clock: SimulatedClock
+) -> None:
+    robot.observe = Frame
+    with pytest.raises(
+        InterfaceValidationError, match=r"does not say where arm stands.*ComponentSpec\(initial=\)"
+    ):
+        simulated(at_home(robot), Home(), clock).open()
+    assert robot.told == []
+
+
+def test_a_robot_that_lags_behind_is_waited_for_and_one_that_never_comes_is_said(
+    robot: Any, clock: SimulatedClock
+) -> None:
+    robot.observe = lambda: Frame(state={"arm": np.zeros(2)})
+    said: list[str] = []
+    with simulated(at_home(robot), Home(), clock, on_message=said.append) as session:
+        session.run(seconds=0.1)
+    assert any("did not arrive" in text for text in said)
+    assert robot.told.count(1.0) >= 100, "2 s at 50 Hz"
+
+
+def test_an_operator_ends_a_ramp_by_a_standstill(robot: Any, clock: SimulatedClock) -> None:
+    stop = threading.Event()
+    robot.on_act = lambda count: stop.set() if count == 30 else None
+    with simulated(at_home(robot), Home(), clock) as session:
+        report = session.run(seconds=1.0, stop=stop)
+    assert report.steps == 0
+    speeds = np.diff(robot.told)
+    assert speeds[28] > 0 and speeds[-1] == pytest.approx(0) and robot.told[-1] < 1.0
+    assert len(robot.told) == 45
+
+
+# The states of a run ----------------------------------------------------------------------------------------
+
+
+class Eyes:
+    """A robot with a camera that can freeze."""
+
+    def __init__(self, robot: Any, clock: SimulatedClock) -> None:
+        self._robot, self._clock = robot, clock
+        self.frozen_ns = 0
+        self._observe = robot.observe
+        robot.spec = replace(robot.spec, image_keys=["head"])
+        robot.observe = self.observe
+
+    def observe(self) -> Frame:
+        frame: Frame = self._observe()
+        frame.images = {"head": np.zeros((2, 2, 3), np.uint8)}
+        frame.times_ns = {"head": self.frozen_ns or int(self._clock() * 1e9)}
+        return frame
+
+
+def test_a_camera_that_freezes_holds_the_robot_and_nothing_is_planned_with_it(
+    robot: Any, clock: SimulatedClock
+) -> None:
+    eyes = Eyes(robot, clock)
+    seen: list[int] = []
+
+    class Watching(Ramp):
+        def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+            seen.append(request.request_step)
+            return super().infer(frame, request)
+
+    def freeze(count: int) -> None:
+        if count == 50:
+            eyes.frozen_ns = int(clock() * 1e9)
+        if count == 150:
+            eyes.frozen_ns = 0
+
+    robot.on_act = freeze
+    with simulated(robot, Watching(), clock, limits=Limits(0.5)) as session:
+        report = session.run(seconds=4.0)
+    changes = [(change["step"], change["after"]) for change in report.changes]
+    assert changes == [(0, "running"), (75, "hold"), (150, "running")]
+    assert "head is 0.52 s old" in report.changes[1]["why"]
+    assert len(set(robot.told[74:150])) == 1, "it holds"
+    assert not [step for step in seen if 75 <= step < 150], "nothing is planned with what is not seen"
+    assert robot.told[150:] == [float(step) for step in range(150, 200)], "and goes on when it sees again"
+    assert report.modes == {"running": 125, "hold": 75}
+
+
+def test_a_hold_that_lasts_too_long_ends_the_run_and_says_why(robot: Any, clock: SimulatedClock) -> None:
+    class Fails(Ramp):
+        def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+            if request.request_step > 20:
+                raise RuntimeError("out of memory")
+            return super().infer(frame, request)
+
+    with simulated(robot, Fails(), clock, limits=Limits(hold_s=2.0)) as session:
+        report = session.run(seconds=60.0)
+    assert [change["after"] for change in report.changes] == ["running", "degraded", "hold", "stopped"]
+    assert "out of memory" in report.changes[1]["why"]
+    assert report.stopped.startswith("held for 2 s: the plan ended: policy_failed")
+    assert not report.interrupted
+    assert len(robot.told) == pytest.approx(30 + 100, abs=3)
+
+
+def test_limits_of_a_sensor_that_is_not_there_are_refused(robot: Any, clock: SimulatedClock) -> None:
+    with pytest.raises(InterfaceValidationError, match=r"no camera or state 'amr' \(did you mean 'arm'\?\)|'amr'"):
+        simulated(robot, Ramp(), clock, limits=Limits({"amr": 0.2}))
+
+
+# The operator -----------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_once_brings_the_robot_to_a_standstill(robot: Any, clock: SimulatedClock) -> None:
+    robot.on_act = lambda count: signal.raise_signal(signal.SIGINT) if count == 12 else None
+    before = signal.getsignal(signal.SIGINT)
+    with simulated(robot, Ramp(), clock) as session:
+        report = session.run(seconds=100.0)
+    assert report.interrupted and not report.stopped
+    assert (report.steps, report.motion_steps) == (12, 15)
+    assert robot.told[-1] == robot.told[-2] == 11.0 + 7.0, "half of the way that it would have gone"
+    assert report.changes[-1]["after"] == "stopped"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_twice_leaves_at_once(robot: Any, clock: SimulatedClock) -> None:
+    robot.on_act = lambda count: signal.raise_signal(signal.SIGINT) if count in (12, 14) else None
+    with simulated(robot, Ramp(), clock) as session:
+        report = session.run(seconds=100.0)
+    assert report.interrupted
+    assert len(robot.told) == 14
+
+
+def test_a_signal_that_somebody_else_listens_for_is_left_alone(robot: Any, clock: SimulatedClock) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        robot.on_act = lambda count: signal.raise_signal(signal.SIGINT) if count == 12 else None
+        with simulated(robot, Ramp(), clock) as session:
+            report = session.run(seconds=1.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT] and not report.interrupted

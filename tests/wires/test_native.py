@@ -311,6 +311,7 @@ def test_what_is_written_means_what_the_golden_files_mean(names: list[str], writ
             del text["tree"]["policy"]["of_a_later_version"]
         if name == "hello":
             del text["tree"]["expects"]["of_a_later_version"]
+            text["tree"]["robot"]["components"][0]["initial"] = None  # written since a later version
         assert parts(ours) == (kind, text, arrays), name
 
 

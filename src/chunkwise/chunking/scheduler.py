@@ -70,6 +70,7 @@ class SourceKind(StrEnum):
     CHUNK = "chunk"
     WAIT = "wait"  # holding by design: before the first chunk, or a synchronous strategy that waits
     STARVED = "starved"  # holding because the plan ran dry
+    MOTION = "motion"  # not the scheduler's: the way to where an episode begins, or to a standstill
 
 
 class Source(NamedTuple):
@@ -173,6 +174,16 @@ class Scheduler:
     def plan(self) -> Plan | None:
         """The rows that will run if no further answer comes."""
         return self._plan
+
+    def overdue(self, step: int) -> int:
+        """Steps that the answer under way is late, by the delays so far; 0 when none is late or under way.
+
+        Half of the delay again, and one step, pass as jitter.  Before a delay was measured nothing is late.
+        """
+        if self._flight is None or not self.delay.measured:
+            return 0
+        expected = self.delay.steps + self.delay.steps // 2 + 1
+        return max(step - self._flight.step - expected, 0)
 
     def tick(self, tick: Tick) -> Decision:
         """What runs at `tick.step`, and what to ask.

@@ -8,22 +8,12 @@ from typing import Any
 
 from chunkwise.chunking import Strategy
 from chunkwise.cli.settings import Choice, Settings, adapter
-from chunkwise.contract import ChunkRequest, Frame
 from chunkwise.options import UsageError, options_of
-from chunkwise.policies import Answer, Policy
+from chunkwise.policies import Policy, Recipe
 from chunkwise.robots import Robot
 from chunkwise.runtime.session import Session
-
-
-class FunctionPolicy:
-    """A bare ``infer(frame, request)`` as a policy; its spec comes from its first answer."""
-
-    def __init__(self, infer: Callable[[Frame, ChunkRequest], Answer]) -> None:
-        self._infer = infer
-
-    def infer(self, frame: Frame, request: ChunkRequest) -> Answer:
-        """What the function answers."""
-        return self._infer(frame, request)
+from chunkwise.safety import Limits
+from chunkwise.workers import Worker
 
 
 def make_robot(choice: Choice, control_hz: float | None = None) -> Robot:
@@ -32,17 +22,20 @@ def make_robot(choice: Choice, control_hz: float | None = None) -> Robot:
     return robot
 
 
+def recipe_of(choice: Choice, control_hz: float | None = None) -> Recipe:
+    """The policy, not yet made; told the control rate where it asks for one."""
+    return Recipe(choice.name, choice.options, {} if control_hz is None else {"control_hz": control_hz})
+
+
 def make_policy(choice: Choice, control_hz: float | None = None) -> Policy:
     """The policy, of a class, of a function, or as the object that the name stands for."""
-    found = adapter("policy", choice.name)
-    if isinstance(found, (type, functools.partial)):
-        policy: Policy = _make("policy", choice, control_hz)
-        return policy
-    if hasattr(found, "infer"):
-        return found
-    if callable(found):
-        return FunctionPolicy(found)
-    raise UsageError(f"policy {choice.name} is neither a class, a function nor an object with infer()")
+    policy: Policy = recipe_of(choice, control_hz).make()
+    return policy
+
+
+def make_worker(choice: Choice) -> Callable[..., Worker]:
+    """What makes the worker."""
+    return functools.partial(adapter("worker", choice.name), **choice.options)
 
 
 def make_strategy(choice: Choice) -> Strategy:
@@ -51,18 +44,21 @@ def make_strategy(choice: Choice) -> Strategy:
     return strategy
 
 
-def make_session(settings: Settings, robot: Robot, policy: Policy, on_message: Callable[[str], None]) -> Session:
+def make_session(
+    settings: Settings, robot: Robot, policy: Policy | Recipe, on_message: Callable[[str], None]
+) -> Session:
     """Everything put together."""
     return Session(
         robot,
         policy,
         make_strategy(settings.strategy),
-        worker=functools.partial(adapter("worker", settings.worker.name), **settings.worker.options),
+        worker=make_worker(settings.worker),
         control_hz=settings.control_hz,
         latency_s=settings.latency_ms / 1e3,
         inference_timeout_s=settings.inference_timeout_s,
         start_timeout_s=settings.start_timeout_s,
         max_plan_age_s=settings.max_plan_age_s,
+        limits=Limits(settings.observation_age_s, settings.hold_s),
         watchdog_s=settings.watchdog_s,
         realtime=settings.realtime,
         on_message=on_message,

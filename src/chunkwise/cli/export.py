@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from chunkwise.cli import exporting_om
 from chunkwise.cli.exporting import DiffersError, Job, Measured, export
 from chunkwise.cli.parser import Parser, dotted
 from chunkwise.contract.errors import nearest
@@ -22,6 +23,7 @@ EXAMPLES = """\
   chunkwise export --policy lerobot/act_aloha_sim_transfer_cube_human --to openvino --out act_ov
   chunkwise export --policy my_act --to onnx --recording episode.mcap --tolerance 1e-5
   chunkwise export --policy demo --to openvino --out demo_ov
+  chunkwise export --policy flow --policy.path my_flow --policy.field my_flow.py:Velocity --to onnx
 
 and then on the robot, where there is neither torch nor lerobot:
   chunkwise run --robot my_robot.py:MyRobot --policy act_ov
@@ -31,6 +33,8 @@ and then on the robot, where there is neither torch nor lerobot:
 
 def main(argv: Sequence[str]) -> int:
     """Export, compare, and measure; 1 where the exported network differs by more than the tolerance."""
+    if exporting_om.asked_for(argv):
+        return exporting_om.main(argv)
     try:
         job, force = _read(argv)
         _see_that_free(job.out, force)
@@ -51,8 +55,10 @@ def _read(argv: Sequence[str]) -> tuple[Job, bool]:
     words, options = dotted(argv, ["policy"])
     about = "Make a policy's network run without torch, and see that it answers the same."
     parser = Parser("export", about, EXAMPLES)
-    parser.add_argument("--policy", metavar="DIR", help="a LeRobot ACT checkpoint, its id on the hub, or demo")
-    parser.add_argument("--to", metavar="FORMAT", help=f"{', '.join(FORMATS)}: the engine that will run it")
+    parser.add_argument("--policy", metavar="DIR", help="a LeRobot ACT checkpoint or its hub id, demo, or flow")
+    parser.add_argument(
+        "--to", metavar="FORMAT", help=f"{', '.join(FORMATS)}: the engine that will run it; {exporting_om.OM}"
+    )
     parser.add_argument("--out", metavar="DIR", help="the directory to make (default: the policy's name-FORMAT)")
     parser.add_argument("--recording", metavar="FILE", help="compare on its frames too, through the whole policy")
     parser.add_argument("--policy.OPTION", metavar="X", help="of the policy that reads the recording: cameras ...")
@@ -63,9 +69,10 @@ def _read(argv: Sequence[str]) -> tuple[Job, bool]:
     for name in ("policy", "to"):
         if getattr(parsed, name) is None:
             raise UsageError(f"--{name} is missing")
-    if parsed.to not in FORMATS:
-        raise UsageError(f"--to {parsed.to!r}{nearest(parsed.to, FORMATS)}; there are: {', '.join(FORMATS)}")
-    if options["policy"] and not parsed.recording:
+    known = [*FORMATS, exporting_om.OM]
+    if parsed.to not in known:
+        raise UsageError(f"--to {parsed.to!r}{nearest(parsed.to, known)}; there are: {', '.join(known)}")
+    if options["policy"] and not parsed.recording and parsed.policy != "flow":
         raise UsageError(f"--policy.{next(iter(options['policy']))} is for --recording FILE, which is missing")
     policy = Path(parsed.policy)
     beside = policy.resolve().parent if policy.is_dir() else Path()

@@ -79,6 +79,10 @@ def export(job: Job, folder: Path) -> tuple[Exported, list[Measured]]:
         UsageError: this policy cannot be exported so.
         FileNotFoundError: a part of the policy is missing.
     """
+    if job.policy == "flow":
+        from chunkwise.cli.exporting_flow import export_flow  # which is made of what is here
+
+        return export_flow(job, folder)
     if job.policy in plugins.names("policies"):
         return _networks(job, folder)
     return _checkpoint(job, folder)
@@ -87,7 +91,7 @@ def export(job: Job, folder: Path) -> tuple[Exported, list[Measured]]:
 def _checkpoint(job: Job, folder: Path) -> tuple[Exported, list[Measured]]:
     """The network of a LeRobot checkpoint, and what LeRobot keeps beside it."""
     source = checkpoint_folder(job.policy)
-    _copy_processors(source, folder)
+    copy_processors(source, folder)
     eager = plugins.load("engines", "lerobot")(threads=job.threads)
     with stage(f"reading {source}"):
         eager.load(str(source))
@@ -100,11 +104,11 @@ def _checkpoint(job: Job, folder: Path) -> tuple[Exported, list[Measured]]:
             program = conversion.program_of(network, frames[0])
             _convert(program, job, folder / FORMATS[job.to], onnx, ([*inputs], [*outputs]))
         device = "cpu" if job.to == "aoti" else ""
-        exported = _described(job, folder, eager.policy_type, inputs, outputs, file=FORMATS[job.to], device=device)
+        exported = described(job, folder, eager.policy_type, inputs, outputs, file=FORMATS[job.to], device=device)
         others = _engines_for(onnx, job) if onnx.is_file() else {}
         made = _engine(job.to, folder, job)
-        measured = _measure({"lerobot (torch, eager)": eager, job.to: made, **others}, frames)
-    exported = _checked(job, exported, measured[1].difference, {"path": str(source)}, {"path": str(folder)})
+        measured = measure({"lerobot (torch, eager)": eager, job.to: made, **others}, frames)
+    exported = checked(job, exported, measured[1].difference, {"path": str(source)}, {"path": str(folder)})
     return exported, measured
 
 
@@ -128,10 +132,10 @@ def _networks(job: Job, folder: Path) -> tuple[Exported, list[Measured]]:
         original, made = _engine("onnx", source, job), _engine(job.to, path, job)
         specs.append((original.inputs, original.outputs))
         pair = {f"{name} as it ships (onnx)": original, f"{name} ({job.to})": made}
-        measured += _measure(pair, _random_frames(original.inputs))
-    exported = _described(job, folder, job.policy, *specs[0], file=f"{next(iter(networks))}{suffix}")
+        measured += measure(pair, _random_frames(original.inputs))
+    exported = described(job, folder, job.policy, *specs[0], file=f"{next(iter(networks))}{suffix}")
     worst = float(np.max([one.difference for one in measured]))
-    return _checked(job, exported, worst, {}, {"model": str(folder)}), measured
+    return checked(job, exported, worst, {}, {"model": str(folder)}), measured
 
 
 def _convert(program: Any, job: Job, path: Path, onnx: Path, names: tuple[list[str], list[str]]) -> None:
@@ -148,7 +152,7 @@ def _convert(program: Any, job: Job, path: Path, onnx: Path, names: tuple[list[s
         conversion.write_torch(program, path)
 
 
-def _copy_processors(source: Path, folder: Path) -> None:
+def copy_processors(source: Path, folder: Path) -> None:
     """LeRobot's configuration and processors, as they are."""
     for name in PROCESSORS:
         if not (source / f"{name}.json").is_file():
@@ -160,7 +164,7 @@ def _copy_processors(source: Path, folder: Path) -> None:
     shutil.copyfile(source / "config.json", folder / "config.json")
 
 
-def _described(
+def described(
     job: Job,
     folder: Path,
     policy_type: str,
@@ -177,7 +181,7 @@ def _described(
     return exported
 
 
-def _checked(
+def checked(
     job: Job, exported: Exported, random: float, original: Mapping[str, str], made: Mapping[str, str]
 ) -> Exported:
     """The manifest with how far the network is from the original, on random frames and on recorded ones.
@@ -262,7 +266,7 @@ def _engines_for(onnx: Path, job: Job) -> dict[str, Engine]:
     return found
 
 
-def _measure(engines: Mapping[str, Engine], frames: list[Tensors]) -> list[Measured]:
+def measure(engines: Mapping[str, Engine], frames: list[Tensors]) -> list[Measured]:
     """Every engine beside the first one; they are closed."""
     original = next(iter(engines.values()))
     with stage(f"comparing and timing {len(engines)} engines"):

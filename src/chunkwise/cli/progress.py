@@ -7,7 +7,10 @@ from typing import TextIO
 
 from chunkwise.chunking import FaultKind, SourceKind
 from chunkwise.runtime.events import Turn
+from chunkwise.safety import Mode
 
+MAX_CHANGES = 20
+"""Changes of the run's state that are told as they come; the report has the rest."""
 SPARSE_S = 5.0
 """Seconds of the run between two lines where they cannot be written over each other."""
 
@@ -29,6 +32,7 @@ class Progress:
         self._chunk = -1
         self._chunks = 0
         self._said: set[FaultKind] = set()
+        self._changes = 0
         self._next_s = 0.0
         self._width = 0
 
@@ -56,6 +60,10 @@ class Progress:
         if source.chunk > self._chunk:
             self._chunk = source.chunk
             self._chunks += 1
+        change = turn.change
+        if change is not None and change.after is not Mode.RUNNING and turn.step and self._changes < MAX_CHANGES:
+            self._changes += 1
+            self._line(f"{turn.step * self._period_s:6.1f} s   {change.after}: {change.why}", end="\n")
         for fault in turn.decision.faults:
             if fault.kind not in self._said:  # once each: the report has the counts
                 self._said.add(fault.kind)
@@ -68,7 +76,7 @@ class Progress:
         end = "" if self._seconds is None else f" of {self._seconds:g}"
         return (
             f"{(last.step + 1) * self._period_s:6.1f}{end} s   {rate:6.2f} Hz   chunks {self._chunks}"
-            f"   starved {self._starved}"
+            f"   starved {self._starved}   {last.mode}"
         )
 
     def _line(self, text: str, end: str) -> None:

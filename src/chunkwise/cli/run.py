@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from chunkwise import plugins
+from chunkwise.cli import igris
 from chunkwise.cli import settings as settings_of
-from chunkwise.cli.assembly import make_policy, make_robot, make_session
+from chunkwise.cli.assembly import make_robot, make_session, recipe_of
 from chunkwise.cli.extras import versions
 from chunkwise.cli.parser import Parser
+from chunkwise.cli.placement import policy_of
 from chunkwise.cli.progress import Progress
 from chunkwise.cli.settings import Choice, Settings
 from chunkwise.cli.table import table
+from chunkwise.heap import keep_freed_memory
 from chunkwise.options import UsageError
 from chunkwise.runtime.report import Report
 
@@ -25,6 +28,9 @@ EXAMPLES = """\
   chunkwise run --robot openarm_sim --policy demo --strategy rtc --latency-ms 100 --seconds 20
   chunkwise run --robot mock --robot.arms 1 --policy wave --policy.components arm:7 --seconds 5
   chunkwise run --robot my_robot.py:MyRobot --policy my_policy.py:infer --json out.json
+  chunkwise run --policy my_policy.py:MyPolicy --worker process --worker.threads 3 --realtime
+  chunkwise run --policy path/to/pretrained_model --execution-mode distributed --network native://gpu:7777
+  chunkwise run --policy native://gpu:7777 --fallback path/to/small_model
   chunkwise run --config run.yaml --latency-ms 50 --print-config
 """
 
@@ -33,19 +39,23 @@ def main(argv: Sequence[str]) -> int:
     """Run until the time is over or Ctrl-C; 0 when the run completed."""
     parser = Parser("run", "Drive a robot with a policy, and report how it went.", EXAMPLES)
     settings_of.add_flags(parser)
+    igris.add_flags(parser)
     parser.add_argument("--config", metavar="FILE", help="YAML that holds what the flags say; flags win")
     parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and exit")
-    settings, parsed = settings_of.read(parser, argv, Settings(robot=Choice("mock")))
+    settings, parsed = settings_of.read(parser, igris.translated(argv), Settings(robot=Choice("mock")))
     if parsed.print_config:
         print(settings.to_yaml(), end="")
         return 0
     if settings.policy is None:
         raise UsageError(f"which policy? --policy NAME; there are: {', '.join(plugins.names('policies'))}")
     if settings.json is not None:
-        _writable(Path(settings.json))
+        writable(Path(settings.json))
     report = drive(settings)
     if report.interrupted:
         return 130
+    if report.stopped:
+        print(f"chunkwise: the run ended: {report.stopped}", file=sys.stderr)
+        return 1
     if not report.chunks:
         why = "; ".join(f"{kind}: {detail}" for kind, detail in report.fault_details.items())
         print(f"chunkwise: no chunk ever ran{f' ({why})' if why else ''}", file=sys.stderr)
@@ -56,8 +66,9 @@ def main(argv: Sequence[str]) -> int:
 def drive(settings: Settings) -> Report:
     """Run what the settings say, showing it; the report is written before it is printed."""
     assert settings.robot is not None and settings.policy is not None
+    keep_freed_memory()
     robot = make_robot(settings.robot, settings.control_hz)
-    policy = make_policy(settings.policy, settings.control_hz)
+    policy = recipe_of(policy_of(settings), settings.control_hz)
     session = make_session(settings, robot, policy, on_message=_say)
     try:
         with session:
@@ -102,7 +113,12 @@ def write_json(path: Path, value: object) -> None:
     os.replace(beside, path)
 
 
-def _writable(path: Path) -> None:
+def writable(path: Path) -> None:
+    """See that a file can be written there, before anything runs.
+
+    Raises:
+        UsageError: it cannot.
+    """
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}")
 

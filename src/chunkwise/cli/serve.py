@@ -10,7 +10,7 @@ import signal
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from chunkwise import plugins
-from chunkwise.cli.assembly import make_policy, make_strategy
+from chunkwise.cli.assembly import make_strategy, make_worker, recipe_of
 from chunkwise.cli.parser import Parser, dotted
-from chunkwise.cli.settings import Choice, resolved
+from chunkwise.cli.settings import DEVICE_HELP, Choice, is_hosted, on_device, resolved
+from chunkwise.heap import keep_freed_memory
 from chunkwise.options import UsageError, chosen, convert
 from chunkwise.recording.tape import TapeWriter
 from chunkwise.server import Listen, Server, Settings
-from chunkwise.server.heap import keep_freed_memory
 from chunkwise.transports import Address, Limits
 from chunkwise.wires import Readiness
+from chunkwise.workers import Worker, place
 
 EXAMPLES = """\
   chunkwise serve --policy demo --listen native=unix:/run/user/1000/chunkwise.sock
@@ -51,11 +52,15 @@ def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or Ctrl-C; what is under way is answered first."""
     parser = Parser("serve", "Let robots elsewhere ask a policy, over any number of wires at once.", EXAMPLES)
     _add_flags(parser)
-    words, dots = dotted(argv, ["policy", "strategy"])
+    words, dots = dotted(argv, ["policy", "strategy", "worker"])
     parsed = parser.parse(words)
     if parsed.policy is None:
         raise UsageError(f"which policy? --policy NAME; there are: {', '.join(plugins.names('policies'))}")
-    policy = resolved("policy", Choice(parsed.policy, dict(dots["policy"])))
+    named = Choice(parsed.policy, dict(dots["policy"]))
+    policy = on_device(named, parsed.device, dots["policy"])
+    worker = _worker(parsed.worker, dots["worker"], parsed.inference_timeout_s)
+    if worker is None:
+        policy = resolved("policy", policy)
     strategy = resolved("strategy", Choice(parsed.strategy, dict(dots["strategy"])))
     listens = [_listen(text) for text in parsed.listen] + [_listen(text, dial=True) for text in parsed.connect]
     if not listens:
@@ -72,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     keep_freed_memory()
     tape = _tape(parsed.tape, log)
     server = Server(
-        lambda: make_policy(policy),
+        lambda: place(recipe_of(policy), worker or "thread", lambda text: log("inference_process", text=text)),
         listens,
         settings,
         limits=limits,
@@ -95,6 +100,14 @@ def main(argv: Sequence[str]) -> int:
 def _add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--policy", metavar="NAME", help="as for `chunkwise run`; options as --policy.OPTION VALUE"
+    )
+    parser.add_argument("--device", metavar="X", help=DEVICE_HELP)
+    parser.add_argument(
+        "--worker",
+        metavar="NAME",
+        default="thread",
+        help="where inference runs: thread (default), or process, which is started anew when it ends or hangs; "
+        "options as --worker.OPTION VALUE",
     )
     parser.add_argument(
         "--listen",
@@ -233,6 +246,17 @@ def _listen(text: str, *, dial: bool = False) -> Listen:
 def _from_environment() -> Listen:
     path = os.environ.get("SOCKET")
     return _listen(f"openarm=unix:{path}") if path else _listen("native=tcp://127.0.0.1:7777")
+
+
+def _worker(name: str, options: Mapping[str, str], timeout_s: str) -> Callable[..., Worker] | None:
+    """What makes the policy in another process; None where it runs in a thread of the server."""
+    if name == "thread":
+        for option in options:
+            raise UsageError(f"--worker.{option}: the server's own thread has no options")
+        return None
+    if not is_hosted(Choice(name)):
+        raise UsageError(f"--worker {name}: a server runs its policy in a thread of its own, or in a process")
+    return make_worker(resolved("worker", Choice(name, {"timeout_s": timeout_s, **options})))
 
 
 def _token(path: str | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,13 +16,13 @@ from chunkwise import plugins
 from chunkwise.cli.parser import Parser, dotted
 from chunkwise.contract.errors import nearest
 from chunkwise.options import UsageError, chosen, convert
+from chunkwise.policies import find_policy
+from chunkwise.workers import host_of
 
 ADAPTERS = {"robot": "robots", "policy": "policies", "strategy": "strategies", "worker": "workers"}
 """Settings that name an adapter, and the kind of it."""
 
 MAX_CONFIG_BYTES = 1 << 20
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-"""A model on Hugging Face's hub."""
 
 
 @dataclass(slots=True)
@@ -50,6 +49,20 @@ class Settings:
 
     robot: Choice | None = None
     policy: Choice | None = None
+    execution_mode: str = field(
+        default="monolithic",
+        metadata={
+            "help": "monolithic (default): the policy's network runs here; distributed: it runs at --network, and "
+            "what stands before and after it here"
+        },
+    )
+    network: str | None = field(
+        default=None,
+        metadata={"help": "where `chunkwise engine` serves the policy's network: native://HOST:7777"},
+    )
+    fallback: str | None = field(
+        default=None, metadata={"help": "another policy, by name, which answers while --policy cannot"}
+    )
     strategy: Choice = field(default_factory=lambda: Choice("rtc"))
     worker: Choice = field(default_factory=lambda: Choice("thread"))
     seconds: float | None = _number(None, "how long to run; until Ctrl-C by default")
@@ -60,9 +73,12 @@ class Settings:
     inference_timeout_s: float = _number(5.0, "after this a request counts as lost and is made again")
     start_timeout_s: float = _number(120.0, "the same for the first request, when a policy may still compile")
     max_plan_age_s: float = _number(3.0, "rows predicted from an older observation are refused")
+    observation_age_s: float = _number(1.0, "a camera's picture or a state older than this holds the robot")
+    hold_s: float | None = _number(30.0, "a hold that lasts longer ends the run")
     watchdog_s: float = _number(1.0, "a control loop that stands still for longer is reported")
     realtime: bool = field(
-        default=False, metadata={"help": "ask for real-time scheduling (SCHED_FIFO) and locked memory"}
+        default=False,
+        metadata={"help": "ask for real-time scheduling (SCHED_FIFO), a core for the loop, locked memory"},
     )
     json: str | None = field(default=None, metadata={"help": "write the report to this file"})
 
@@ -83,6 +99,10 @@ HELP = {
     "strategy": "how chunks are run (default rtc); options as --strategy.OPTION VALUE",
     "worker": "where inference runs (default thread); options as --worker.OPTION VALUE",
 }
+DEVICE_HELP = (
+    "where the policy's network runs, as --policy.device: auto, cpu, cuda, cuda:1, mps, "
+    "ascend_om, ascend_om_3403 or rknn"
+)
 
 
 def add_flags(parser: Parser, names: Sequence[str] | None = None) -> None:
@@ -98,6 +118,26 @@ def add_flags(parser: Parser, names: Sequence[str] | None = None) -> None:
         else:
             metavar = "NAME" if item.name in ADAPTERS else "FILE" if item.name == "json" else "X"
             parser.add_argument(flag, metavar=metavar, help=help)
+        if item.name == "policy":
+            parser.add_argument("--device", metavar="X", help=DEVICE_HELP)
+
+
+def on_device(choice: Choice, device: str | None, flags: Mapping[str, str]) -> Choice:
+    """The policy with the device that ``--device`` names, over the one that a configuration file has.
+
+    Args:
+        choice: the policy.
+        device: the flag's word; None where it was not given.
+        flags: the options that were given as ``--policy.OPTION``.
+
+    Raises:
+        UsageError: ``--policy.device`` is given too and says something else.
+    """
+    if device is None:
+        return choice
+    if flags.get("device", device) != device:
+        raise UsageError(f"--device {device} and --policy.device {flags['device']} are two; leave one out")
+    return Choice(choice.name, choice.options | {"device": device})
 
 
 def read(
@@ -125,13 +165,19 @@ def read(
             given[name] = _merged(name, before, value, options[name])
         elif value is not None and name in {item.name for item in fields(Settings)}:
             given[name] = value
+    if getattr(parsed, "device", None) is not None:
+        policy = given.get("policy") or settings.policy
+        if policy is None:
+            raise UsageError("--device needs --policy NAME")
+        given["policy"] = on_device(policy, parsed.device, options["policy"])
     hints = get_type_hints(Settings)
     for item in fields(Settings):
         if given.get(item.name) is None:
             continue
         value = given[item.name]
         if isinstance(value, Choice):
-            value = resolved(item.name, value)
+            elsewhere = item.name == "policy" and is_hosted(given.get("worker") or settings.worker)
+            value = value if elsewhere else resolved(item.name, value)
         else:
             value = _in_range(item.name, convert(value, hints[item.name], item.name), item.metadata)
         setattr(settings, item.name, value)
@@ -145,16 +191,10 @@ def adapter(setting: str, name: str) -> Callable[..., Any]:
         UsageError: a directory that holds no policy, a URI, or a file that does not say which class.
         UnknownAdapter, MissingExtra: it is not there.
     """
-    if setting == "policy" and "://" in name:
-        wire, known = name.partition(":")[0].partition("+")[0], plugins.names("wires")
-        if wire not in known:
-            raise UsageError(
-                f"policy {name!r}: no wire {wire!r}{nearest(wire, known)}; there are: {', '.join(known)}"
-            )
-        remote = plugins.load("policies", "remote")
-        return functools.partial(remote, url=name)
-    if setting == "policy" and _is_checkpoint(name):
-        return functools.partial(plugins.load("policies", "lerobot"), path=name)
+    found: Callable[..., Any]
+    if setting == "policy":
+        found = find_policy(name)
+        return found
     if "://" in name or (Path(name).is_dir() and name not in plugins.names(ADAPTERS[setting])):
         what = "a URI" if "://" in name else "a directory"
         raise UsageError(
@@ -163,32 +203,13 @@ def adapter(setting: str, name: str) -> Callable[..., Any]:
         )
     if name.endswith(".py"):
         raise UsageError(f"{setting} {name!r} does not say which class: {name}:Class")
-    found: Callable[..., Any] = plugins.load(ADAPTERS[setting], name)
+    found = plugins.load(ADAPTERS[setting], name)
     return found
 
 
-def _is_checkpoint(name: str) -> bool:
-    """Whether a policy is a directory with a LeRobot or exported policy, or the hub id of one.
-
-    Raises:
-        UsageError: it looks like a path, and there is no policy there.
-    """
-    folder = Path(name).expanduser()
-    if name in plugins.names("policies"):
-        return False
-    if folder.is_dir():
-        if (folder / "config.json").is_file():
-            return True
-        below = sorted(found.parent for found in folder.glob("**/pretrained_model/config.json"))
-        cure = (
-            f"; did you mean {below[-1]}?" if below else ": LeRobot's checkpoints and exported policies have one"
-        )
-        raise UsageError(f"policy {name!r} is a directory without config.json{cure}")
-    if "/" not in name or ":" in name or name.endswith(".py"):
-        return False
-    if HUB_ID.fullmatch(name) and not folder.parent.is_dir():
-        return True
-    raise UsageError(f"policy {name!r}: there is no such directory, and it is no hub id, as organisation/name is")
+def is_hosted(worker: Choice) -> bool:
+    """Whether the worker makes the policy in another process: then this one does not even import it."""
+    return host_of(adapter("worker", worker.name)) is not None
 
 
 def resolved(setting: str, choice: Choice) -> Choice:

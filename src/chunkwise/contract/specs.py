@@ -38,6 +38,8 @@ class ComponentSpec:
             *second*; None for no limit.  For deltas it bounds the motion per second too.
         hold: overrides what holding still means for the kind; custom kinds must say it.
         rotation: how the rotation of a cartesian value is written.
+        initial: where an episode begins, as absolute values per joint; the robot is moved there by a ramp.  None
+            for a component that stays where it is.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ComponentSpec:
     max_rate: Sequence[float] | float | None = field(default=None, kw_only=True)
     hold: Hold | str | None = field(default=None, kw_only=True)
     rotation: Rotation | str | None = field(default=None, kw_only=True)
+    initial: Sequence[float] | None = field(default=None, kw_only=True)
 
     def supports_command(self, kind: str) -> bool:
         """Whether the component takes commands of `kind`."""
@@ -201,6 +204,13 @@ def validate_component_spec(spec: ComponentSpec) -> None:
         _member(Hold, spec.hold, f"{where}: hold")
     if spec.rotation is not None:
         _member(Rotation, spec.rotation, f"{where}: rotation")
+    if spec.initial is not None:
+        _length(spec.initial, spec.dof, f"{where}: initial")
+        lower, upper = (
+            inf if limit is None else limit for limit, inf in ((spec.lower, -np.inf), (spec.upper, np.inf))
+        )
+        if not (np.isfinite(spec.initial).all() and np.all(np.clip(spec.initial, lower, upper) == spec.initial)):
+            raise InterfaceValidationError(f"{where}: initial is not within the limits, got {spec.initial}")
 
 
 def validate_robot_spec(spec: RobotSpec) -> None:

@@ -79,6 +79,8 @@ class Frame:
         meta: anything else.
         timestamp_ns: capture time; 0 where the robot did not say, and the loop fills it in.
         sequence_id: number of the frame in its stream, or None.
+        times_ns: camera or state name -> capture time of its newest value, on the clock that the loop runs in
+            (``time.monotonic``), for sensors that can die one by one; one that is not named has no age
     """
 
     images: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class Frame:
     copy: InitVar[bool] = False
     timestamp_ns: int = field(default=0, kw_only=True)
     sequence_id: int | None = field(default=None, kw_only=True)
+    times_ns: dict[str, int] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self, copy: bool) -> None:
         self.images = _arrays(self.images, "frame.images", copy=copy, numbers=False)

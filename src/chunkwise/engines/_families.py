@@ -18,8 +18,12 @@ from chunkwise.engines._torch import import_torch
 STATE, IMAGES = "observation.state", "observation.images"
 TOKENS, TOKENS_MASK = "observation.language.tokens", "observation.language.attention_mask"
 ACTION, NOISE = "action", "noise"
-Predict = Callable[[Any, dict[str, Any], Any], Any]
-"""A policy of LeRobot's, its inputs as tensors by name, and the noise or None, to a chunk (B, rows, dim)."""
+PREFIX, PREFIX_WEIGHTS, DELAY = "prefix", "prefix_weights", "inference_delay"
+"""The running plan: rows (B, L, dim), normalised as the actions are; what each binds (B, L), in [0, 1]; and how
+many of them will have run when the chunk arrives, (B,)."""
+Predict = Callable[..., Any]
+"""A policy of LeRobot's, its inputs as tensors by name, and the noise or None, to a chunk (B, rows, dim).  A flow
+takes LeRobot's arguments of real-time chunking too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Family:
         state: whether it reads ``observation.state``; pi05 has it in its tokens.
         noise: names in the configuration of the noise's two sizes, where a chunk is made from noise; "" for the
             action's own.
+        flow: whether a chunk is a flow's, and can be made to continue the running plan.
         compiled: the part of the policy that `torch.compile` takes; "config" where LeRobot does it itself.
     """
 
@@ -43,6 +48,7 @@ class Family:
     language: bool = False
     state: bool = True
     noise: tuple[str, str] | None = None
+    flow: bool = False
     compiled: str = ""
 
 
@@ -86,6 +92,15 @@ def outputs_of(family: Family, config: Any) -> dict[str, TensorSpec]:
     return {ACTION: TensorSpec((None, family.rows(config), config.action_feature.shape[0]), "float32")}
 
 
+def plan_inputs(dim: int) -> dict[str, TensorSpec]:
+    """What a network that can continue the running plan reads of it; without it a chunk is made alone."""
+    return {
+        PREFIX: TensorSpec((None, None, dim), "float32", optional=True),
+        PREFIX_WEIGHTS: TensorSpec((None, None), "float32", optional=True),
+        DELAY: TensorSpec((None,), "int64", optional=True),
+    }
+
+
 def _act(policy: Any, batch: dict[str, Any], noise: Any) -> Any:
     return policy.predict_action_chunk(batch)
 
@@ -113,8 +128,8 @@ def _tdmpc(policy: Any, batch: dict[str, Any], noise: Any) -> Any:
     return rows.clamp(-1, 1).transpose(0, 1)
 
 
-def _language(policy: Any, batch: dict[str, Any], noise: Any) -> Any:
-    return policy.predict_action_chunk(batch, noise=noise)
+def _language(policy: Any, batch: dict[str, Any], noise: Any, **plan: Any) -> Any:
+    return policy.predict_action_chunk(batch, noise=noise, **plan)
 
 
 def _cameras_stacked(policy: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +149,7 @@ def _tdmpc_rows(config: Any) -> int:
 
 def _vla(*, state: bool = True) -> Family:
     sizes = ("chunk_size", "max_action_dim")
-    return Family(_language, _chunk_size, language=True, state=state, noise=sizes, compiled="config")
+    return Family(_language, _chunk_size, language=True, state=state, noise=sizes, flow=True, compiled="config")
 
 
 def _chunk_size(config: Any) -> int:

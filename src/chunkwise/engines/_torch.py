@@ -36,8 +36,11 @@ def torch_device(device: str) -> str:
 
 
 @contextmanager
-def inference(device: str, threads: int, dtype: Precision) -> Iterator[None]:
+def inference(device: str, threads: int, dtype: Precision, *, differentiable: bool = False) -> Iterator[None]:
     """Where a network is computed: no gradients, so many threads, in this precision.
+
+    Gradients can be had inside, by ``torch.enable_grad``, only where they are announced: torch's inference mode,
+    which is a little faster, knows none.
 
     The number of threads is one for the whole process, and a thread that computes for the first time takes it up
     by itself; so it is set in every call, which costs nothing where it is set already.
@@ -46,7 +49,8 @@ def inference(device: str, threads: int, dtype: Precision) -> Iterator[None]:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     lower = dtype != "float32"
-    with torch.inference_mode(), torch.autocast(device.partition(":")[0], getattr(torch, dtype), enabled=lower):
+    without = torch.no_grad() if differentiable else torch.inference_mode()
+    with without, torch.autocast(device.partition(":")[0], getattr(torch, dtype), enabled=lower):
         yield
 
 

@@ -19,15 +19,20 @@ from chunkwise.engines import Precision
 from chunkwise.engines._exported import MANIFEST, is_exported
 from chunkwise.engines._families import (
     ACTION,
+    DELAY,
     IMAGES,
     NOISE,
+    PREFIX,
+    PREFIX_WEIGHTS,
     TOKENS_MASK,
     Family,
     family_of,
     inputs_of,
     outputs_of,
+    plan_inputs,
 )
 from chunkwise.engines._lerobot import CONFIG, WEIGHTS, checkpoint_folder, import_lerobot
+from chunkwise.engines._lerobot_guidance import Jacobian, arguments, install
 from chunkwise.engines._network import Network
 from chunkwise.engines._torch import import_torch, inference, to_numpy, to_torch, torch_device
 from chunkwise.plugins import MissingExtra
@@ -36,6 +41,7 @@ __all__ = ["Lerobot"]
 
 MOST_BYTES = 1 << 20
 """Of a configuration; LeRobot's have about two thousand."""
+PLAN = (PREFIX, PREFIX_WEIGHTS, DELAY)
 TRANSFORMERS = "pip install 'transformers>=4.57.1,<5'"
 OVERRIDES: Mapping[str, Any] = {
     "pretrained_backbone_weights": None,  # everything is in the checkpoint: nothing is downloaded to be replaced
@@ -59,6 +65,8 @@ class Lerobot(Network):
         compile: let `torch.compile` make code of it at the first call, which takes from seconds to minutes.
         seed: of everything random, drawn anew from it in every call, so that equal inputs have equal outputs;
             None for torch's own generator.  The input ``noise`` replaces the noise that a chunk begins as.
+        guidance: how pi0, pi05 and smolvla continue a running plan: ``vjp``, real-time chunking as published;
+            ``identity``, LeRobot's own, which leaves the Jacobian out.
 
     Attributes:
         policy_type: the family; "" before `load`.
@@ -73,10 +81,12 @@ class Lerobot(Network):
         dtype: Precision = "float32",
         compile: bool = False,
         seed: int | None = None,
+        guidance: Jacobian = "vjp",
     ) -> None:
         super().__init__(threads=threads, dtype=dtype)
         self._compile = compile
         self._seed = seed
+        self._guidance: Jacobian = guidance
         self._policy: Any = None
         self.policy_type = ""
         self.config: Mapping[str, Any] = {}
@@ -108,6 +118,18 @@ class Lerobot(Network):
 
         return Whole().eval()
 
+    def warmup(self) -> None:
+        """Run on zeros, and where a running plan can be continued, on one too."""
+        super().warmup()
+        if PREFIX in self.inputs:
+            rows, dim = self._family.rows(self._policy.config), self._policy.config.action_feature.shape[0]
+            plan: dict[str, NDArray[Any]] = {
+                PREFIX: np.zeros((1, rows, dim), np.float32),
+                PREFIX_WEIGHTS: np.ones((1, rows), np.float32),
+                DELAY: np.ones(1, np.int64),
+            }
+            self.run({**self._nothing(), **plan})
+
     def _open(self, path: str, device: str) -> str:
         folder = checkpoint_folder(path)
         if is_exported(folder):
@@ -130,6 +152,9 @@ class Lerobot(Network):
         self._family = family
         self.policy_type, self.config, self.n_obs_steps = str(config["type"]), config, policy.config.n_obs_steps
         self.inputs, self.outputs = inputs_of(family, policy.config), outputs_of(family, policy.config)
+        if family.flow and not self._compile and not getattr(policy.config, "adapt_to_pi_aloha", False):
+            install(policy, self._guidance)
+            self.inputs = {**self.inputs, **plan_inputs(policy.config.action_feature.shape[0])}
         return chosen
 
     def _call(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -137,9 +162,11 @@ class Lerobot(Network):
         if len(batches) > 1:
             sizes = ", ".join(f"{name}: {len(array)}" for name, array in tensors.items())
             raise InterfaceValidationError(f"the inputs have different batches: {sizes}")
-        given = {name: to_torch(array, self.device) for name, array in tensors.items()}
-        with inference(self.device, self._threads, self._dtype), self._draws():
-            chunk = self._family.predict(self._policy, given, given.pop(NOISE, None))
+        plan = arguments(self._policy, tensors, self._family.rows(self._policy.config), self.device)
+        given = {name: to_torch(array, self.device) for name, array in tensors.items() if name not in PLAN}
+        where = inference(self.device, self._threads, self._dtype, differentiable=bool(plan))
+        with where, self._draws():
+            chunk = self._family.predict(self._policy, given, given.pop(NOISE, None), **plan)
         return {ACTION: to_numpy(chunk)}
 
     def _release(self) -> None:

@@ -10,6 +10,10 @@ from typing import Protocol, runtime_checkable
 from chunkwise.contract import Action, ActionChunk, Binding, ChunkRequest, Frame
 from chunkwise.contract.values import Array
 from chunkwise.policies._pictures import as_ruled
+from chunkwise.policies._recipe import Recipe as Recipe
+from chunkwise.policies._recipe import find as find_policy
+
+__all__ = ["Answer", "BoundPolicy", "Policy", "Recipe", "find_policy", "shown"]
 
 Answer = ActionChunk | Action | list[Action] | Array
 """What `infer` may return: a chunk, rows ``(action_horizon, action_dim)``, one Action, or a list of them."""

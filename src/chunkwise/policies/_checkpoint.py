@@ -5,7 +5,8 @@
     config.json                  the kind of policy, its inputs and outputs
     policy_preprocessor.json     and its safetensors: what is done to an observation
     policy_postprocessor.json    and its safetensors: what is done to the network's answer
-    model.safetensors            LeRobot's weights; or chunkwise.json and a network that `chunkwise export` made
+    model.safetensors            LeRobot's weights; or chunkwise.json and a network that `chunkwise export` made;
+                                 or config.om.json or model.rknn, networks that were compiled for an accelerator
 
 Nothing here needs torch, LeRobot or the weights.
 """
@@ -21,7 +22,8 @@ from typing import Any
 from chunkwise.contract import InterfaceValidationError
 from chunkwise.engines._exported import is_exported, read_exported
 from chunkwise.engines._families import FAMILIES
-from chunkwise.engines._lerobot import CONFIG, checkpoint_folder
+from chunkwise.engines._lerobot import CONFIG, WEIGHTS, checkpoint_folder
+from chunkwise.engines._om_manifest import backend_of
 from chunkwise.plugins import require
 from chunkwise.processing.lerobot import Feature, Processors, Tokenizer, features, read, state_files
 
@@ -118,7 +120,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         kind,
         {name: feature for name, feature in inputs.items() if not name.startswith(EMPTY)},
         outputs,
-        engine=read_exported(folder).engine if is_exported(folder) else "lerobot",
+        engine=_engine_of(folder),
         n_obs_steps=observed if family is not None and family.history else 0,
         language=family is not None and family.language,
     )
@@ -149,6 +151,15 @@ def pretrained_tokenizer(name: str) -> Tokenizer:
         return tokens["input_ids"].astype("int64"), tokens["attention_mask"].astype(bool)
 
     return tokenize
+
+
+def _engine_of(folder: Path) -> str:
+    """The engine for what is in a directory; LeRobot's weights come before what was compiled of them."""
+    if is_exported(folder):
+        return read_exported(folder).engine
+    if (folder / WEIGHTS).is_file():
+        return "lerobot"
+    return backend_of(folder) or ("rknn" if (folder / "model.rknn").is_file() else "lerobot")
 
 
 def _features(tree: Mapping[str, Any], key: str, where: Path) -> dict[str, Feature]:

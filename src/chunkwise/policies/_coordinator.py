@@ -17,6 +17,7 @@ from chunkwise.policies._stages import (
     Limits,
     Observation,
     PureInferenceEngine,
+    SecondStage,
     TensorPostprocessor,
     TensorPreprocessor,
     Tensors,
@@ -69,7 +70,7 @@ class InferenceCoordinator:
         device: str = "auto",
         *,
         preprocessor: TensorPreprocessor | None = None,
-        engine: PureInferenceEngine | None = None,
+        engine: SecondStage | None = None,
         postprocessor: TensorPostprocessor | None = None,
         clamp_limits: Limits | None = None,
         **options: Any,
@@ -79,16 +80,22 @@ class InferenceCoordinator:
         checkpoint = None if policy_path is None else opened(policy_path)
         self.preprocessor = preprocessor or TensorPreprocessor(checkpoint)
         self.postprocessor = postprocessor or TensorPostprocessor(checkpoint, clamp_limits=clamp_limits)
-        self.engine = engine or PureInferenceEngine(checkpoint, device, **options)
+        self.engine: SecondStage = engine or PureInferenceEngine(checkpoint, device, **options)
 
-    def __call__(self, observation: Observation | Sequence[Observation]) -> CoordinatorResult:
+    def __call__(
+        self, observation: Observation | Sequence[Observation], beside: Mapping[str, NDArray[Any]] | None = None
+    ) -> CoordinatorResult:
         """The actions for an observation, or for the last few of them, see :class:`TensorPreprocessor`.
+
+        Args:
+            observation: one, or several.
+            beside: tensors for the network that are none of an observation, such as the running plan.
 
         Raises:
             InterfaceValidationError: what is given is not what the policy reads; the message names it.
         """
         began_s = time.perf_counter()
-        batch = self.preprocess_only(observation)
+        batch = {**self.preprocess_only(observation), **(beside or {})}
         prepared_s = time.perf_counter()
         result = self.infer_only(batch)
         inferred_s = time.perf_counter()

@@ -7,10 +7,10 @@ kilobytes of statistics, never torch, LeRobot or the weights.  The names are tho
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ from chunkwise import plugins
 from chunkwise.contract import InterfaceValidationError
 from chunkwise.contract.errors import nearest
 from chunkwise.engines import Engine
+from chunkwise.engines._devices import compiled_engine
 from chunkwise.options import options_of
 from chunkwise.policies._checkpoint import ACTION, Checkpoint, Tokenizers, open_checkpoint
 from chunkwise.processing.lerobot import Feature, Tokenizer
@@ -125,13 +126,48 @@ class TensorPreprocessor:
         return {name: _as_large_as(observation.get(name), feature) for name, feature in self.inputs.items()}
 
 
+class SecondStage(Protocol):
+    """A network, here or elsewhere: what is asked of a :class:`PureInferenceEngine`.
+
+    Attributes:
+        policy_type: the kind of policy.
+        backend_type: the engine's name.
+    """
+
+    policy_type: str
+    backend_type: str
+
+    @property
+    def chunk_size(self) -> int | None:
+        """Rows of a chunk; None where the network leaves that open."""
+
+    @property
+    def action_dim(self) -> int | None:
+        """Columns of a row; None where the network leaves that open."""
+
+    @property
+    def reads(self) -> Collection[str]:
+        """Names of its inputs."""
+
+    def __call__(self, batch: Mapping[str, NDArray[Any]]) -> InferenceResult:
+        """The network's answer to one observation's tensors."""
+
+    def warmup(self) -> None:
+        """Run on nothing in particular, for the first calls are slow."""
+
+    def close(self) -> None:
+        """Let go of the network.  Twice is fine."""
+
+
 class PureInferenceEngine:
     """A network behind LeRobot's names; stateless: no queue, no history, no ensemble.
 
     Args:
         policy_path: of the policy's directory, or an opened one.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        engine: a loaded engine; by default the one that the directory asks for, loaded here.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; or ``ascend_om``, ``ascend_om_3403`` or
+            ``rknn``, which are engines as well.  The one in ``config.json`` is of the machine that trained it, and
+            is not looked at.
+        engine: a loaded engine; by default the one that the device or the directory asks for, loaded here.
         name: of the engine, where another one than the directory's is to be loaded.
         model: what it is to load, where that is not the directory.
         options: of the engine's constructor, as ``threads``; False and None ask for nothing.
@@ -158,8 +194,10 @@ class PureInferenceEngine:
         if policy_path is None and engine is None:
             raise ValueError("either a policy_path or an engine must be given")
         checkpoint = None if policy_path is None else opened(policy_path)
-        self.policy_type = "" if checkpoint is None else checkpoint.policy_type
-        self.backend_type = name or (type(engine).__name__.lower() if checkpoint is None else checkpoint.engine)
+        self.policy_type = getattr(engine, "policy_type", "") if checkpoint is None else checkpoint.policy_type
+        own = getattr(engine, "backend_type", type(engine).__name__.lower())
+        found = own if checkpoint is None else checkpoint.engine
+        self.backend_type = name or (compiled_engine(device) if engine is None else "") or found
         # What a policy has among its inputs and its network does not read has served in the tokens already.
         self._unread = frozenset(() if checkpoint is None else checkpoint.inputs)
         if engine is None:
@@ -181,6 +219,11 @@ class PureInferenceEngine:
     def action_dim(self) -> int | None:
         """Columns of a row; None where the network leaves that open."""
         return self.engine.outputs[ACTION].shape[-1]
+
+    @property
+    def reads(self) -> Collection[str]:
+        """Names of its inputs."""
+        return self.engine.inputs.keys()
 
     def __call__(self, batch: Mapping[str, NDArray[Any]]) -> InferenceResult:
         """The network's answer to one observation's tensors.

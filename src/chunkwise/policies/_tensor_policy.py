@@ -5,30 +5,36 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkwise.chunking.weights import prefix_weights
 from chunkwise.contract import (
     ActionChunk,
+    BindingError,
     ChunkRequest,
     Frame,
     InterfaceValidationError,
     PolicySpec,
     RobotSpec,
 )
+from chunkwise.contract.errors import nearest
+from chunkwise.engines._families import DELAY, PREFIX, PREFIX_WEIGHTS
 from chunkwise.policies._checkpoint import ACTION, POST, Checkpoint
 from chunkwise.policies._coordinator import InferenceCoordinator
 from chunkwise.policies._stages import (
     Limits,
     Observation,
-    PureInferenceEngine,
+    SecondStage,
     TensorPostprocessor,
     TensorPreprocessor,
+    Tensors,
 )
 from chunkwise.policies._wiring import Wiring, Wishes, wire
+from chunkwise.processing.errors import ProcessingError
 from chunkwise.processing.pipeline import Pipeline
 from chunkwise.processing.statistics import RangeMonitor, Statistics
 from chunkwise.processing.steps import Normalise
@@ -46,12 +52,14 @@ class TensorPolicy:
 
     Args:
         checkpoint: the policy's directory.
-        engine: its network, loaded.
+        engine: its network, loaded; here or elsewhere.
         wishes: which part of a robot is which feature.
+        preprocessor: of what kind its first stage is.
         task: what is to be done, where the frame does not say.
         control_hz: the rate of its rows.
         n_action_steps: rows of a chunk that are used; 0 for all.
         clamp: keep actions within the range of the training data.
+        relative: components whose actions count from where the component is when it is observed.
 
     Attributes:
         coordinator: the three pieces.
@@ -65,24 +73,28 @@ class TensorPolicy:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        engine: PureInferenceEngine,
+        engine: SecondStage,
         wishes: Wishes,
         *,
+        preprocessor: type[TensorPreprocessor] = TensorPreprocessor,
         task: str = "",
         control_hz: float | None = None,
         n_action_steps: int = 0,
         clamp: bool = False,
+        relative: Sequence[str] = (),
     ) -> None:
         processors = checkpoint.processors()
         _in_known_units(processors.post, checkpoint)
         limits = _trained_limits(processors.statistics, checkpoint) if clamp else None
-        pre = TensorPreprocessor(checkpoint, preprocessor=processors.pre)
+        pre = preprocessor(checkpoint, preprocessor=processors.pre)
         post = TensorPostprocessor(postprocessor=processors.post, clamp_limits=limits)
         self.coordinator = InferenceCoordinator(preprocessor=pre, engine=engine, postprocessor=post)
         self.monitor = RangeMonitor(processors.statistics)
         self._digest = processors.digest
         self._checkpoint, self._wishes, self._task, self._hz = checkpoint, wishes, task, control_hz
         self._rows = _rows(engine, checkpoint, n_action_steps)
+        self._relative = tuple(relative)
+        self._normalised = _taken_back(processors.post, checkpoint) if PREFIX in engine.reads else None
         self._history = _History(checkpoint.n_obs_steps)
         self._said: list[str] = []  # of all sessions
         self._shared = False
@@ -122,7 +134,8 @@ class TensorPolicy:
                 self._checkpoint.policy_type,
                 self._history.gap,
             )
-        result = self.coordinator(past)
+        anchor = self._anchor(frame, self._wiring)
+        result = self.coordinator(past, {**self._beside(request), **self._plan(request, anchor)})
         rows = result.action[: self._rows]
         self._watch({ACTION: rows})
         meta = {
@@ -130,7 +143,7 @@ class TensorPolicy:
             "inference_ms": result.inference_latency_ms,
             "postprocess_ms": result.postprocess_latency_ms,
         }
-        return ActionChunk(rows.astype(np.float64), meta=meta)
+        return ActionChunk(rows.astype(np.float64) + anchor, meta=meta)
 
     def warmup(self) -> None:
         """Let the network run on nothing in particular: its first calls are slow."""
@@ -152,9 +165,49 @@ class TensorPolicy:
         if not self._shared:
             self.coordinator.close()
 
+    def _beside(self, request: ChunkRequest) -> Tensors:
+        """What else the network is to be given; nothing, but in a subclass."""
+        return {}
+
+    def _plan(self, request: ChunkRequest, anchor: NDArray[np.float64]) -> Tensors:
+        """The running plan as the network has actions: counted from the anchor, and normalised.
+
+        Rows stay those of their steps: what the anchor was when the plan was made does not matter any more.
+        """
+        if self._normalised is None or request.prefix is None or not len(request.prefix):
+            return {}
+        delay = request.latency_steps if request.inference_delay is None else request.inference_delay
+        rows = (request.prefix[: self.coordinator.chunk_size] - anchor).astype(np.float32)
+        weights = request.prefix_weights
+        if weights is None:
+            weights = prefix_weights(delay, len(rows))
+        return {
+            PREFIX: self._normalised({ACTION: rows})[ACTION][None],
+            PREFIX_WEIGHTS: weights[None, : len(rows)].astype(np.float32),
+            DELAY: np.array([delay], np.int64),
+        }
+
+    def _anchor(self, frame: Frame, wiring: Wiring) -> NDArray[np.float64]:
+        """What is added to every row (dim,): the measured place of components whose actions are relative to it."""
+        anchor = np.zeros(sum(output.dim for output in wiring.outputs))
+        start = 0
+        for output in wiring.outputs:
+            if output.target in self._relative:
+                place = np.ravel(frame.state[output.target])
+                if len(place) != output.dim:
+                    raise InterfaceValidationError(
+                        f"relative: {output.target!r} is observed as {len(place)} numbers, its actions have "
+                        f"{output.dim}"
+                    )
+                anchor[start : start + output.dim] = place
+            start += output.dim
+        return anchor
+
     def _wire(self, robot: RobotSpec | None) -> None:
         inputs = self.coordinator.preprocessor.inputs
         self._wiring = wire(self._checkpoint, inputs, self._wishes, robot)
+        if self._wiring is not None:
+            _all_anchored(self._relative, self._wiring)
         self.spec = None if self._wiring is None else self._described(self._wiring)
 
     def _described(self, wiring: Wiring) -> PolicySpec:
@@ -168,6 +221,7 @@ class TensorPolicy:
             {"policy_type": checkpoint.policy_type, "engine": coordinator.backend_type},
             action_horizon=self._rows,
             control_hz=self._hz,
+            supports_prefix=self._normalised is not None,
             images=wiring.image_rules(any_size=checkpoint.language),
             normalisation=self._digest,
         )
@@ -224,7 +278,32 @@ def _in_known_units(post: Pipeline, checkpoint: Checkpoint) -> None:
             )
 
 
-def _rows(engine: PureInferenceEngine, checkpoint: Checkpoint, n_action_steps: int) -> int | None:
+def _taken_back(post: Pipeline, checkpoint: Checkpoint) -> Pipeline | None:
+    """The steps that make of a robot's actions the network's; None where they cannot be had."""
+    try:
+        return post.inverse()
+    except ProcessingError as error:
+        log.warning("%s: it does not continue the running plan: %s", checkpoint.folder / POST, error)
+        return None
+
+
+def _all_anchored(relative: Sequence[str], wiring: Wiring) -> None:
+    """See that what actions are relative to is observed, and has as many numbers."""
+    targets = [output.target for output in wiring.outputs]
+    observed = [key for keys in wiring.states.values() for key in keys]
+    for name in relative:
+        if name not in targets:
+            raise BindingError(
+                f"relative: no action is for {name!r}{nearest(name, targets)}; there are: {', '.join(targets)}"
+            )
+        if name not in observed:
+            raise BindingError(
+                f"relative: the policy does not observe {name!r}{nearest(name, observed)}, which its actions are "
+                f"to count from; it observes: {', '.join(observed) or 'nothing'}"
+            )
+
+
+def _rows(engine: SecondStage, checkpoint: Checkpoint, n_action_steps: int) -> int | None:
     """How many rows of a chunk are used; None for as many as there are, where the network does not say."""
     if engine.action_dim not in (None, checkpoint.action_dim):
         raise InterfaceValidationError(

@@ -5,6 +5,8 @@ ACT, diffusion, VQ-BeT, TD-MPC, SmolVLA, pi0 and pi0.5, with the processors that
 
 from __future__ import annotations
 
+from typing import Literal
+
 from chunkwise.engines import Precision
 from chunkwise.policies._checkpoint import open_checkpoint
 from chunkwise.policies._stages import PureInferenceEngine
@@ -19,8 +21,10 @@ class Lerobot(TensorPolicy):
 
     Args:
         path: a checkpoint's directory (``pretrained_model``), an exported one, or a hub id ``organisation/name``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; the directory is never touched for it.
-        engine: what runs the network; by default what the directory is for.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``, or an accelerator that runs what was compiled
+            for it: ``ascend_om``, ``ascend_om_3403`` or ``rknn``.  The directory is never touched for it, and the
+            machine that trained it does not count.
+        engine: what runs the network; by default what the device or the directory is for.
         images: ``camera=feature`` for cameras that have other names than in training.
         state: the components that make up ``observation.state``, in its order; by default the robot's.
         environment: the further states that make up ``observation.environment_state``; by default the robot's.
@@ -34,6 +38,8 @@ class Lerobot(TensorPolicy):
         compile: with `torch.compile`, where the engine can.
         threads: of the processor that the network may use; the control loop needs the others.
         seed: of the noise, where the policy draws some; the same in every call.
+        guidance: how pi0, pi0.5 and SmolVLA continue the running plan: ``vjp`` as published, the default; or
+            ``identity``, LeRobot's own and cheaper way.
 
     Raises:
         FileNotFoundError: there is no such directory or hub id, or a file is missing in it.
@@ -60,10 +66,18 @@ class Lerobot(TensorPolicy):
         compile: bool = False,
         threads: int = 1,
         seed: int | None = None,
+        guidance: Literal["vjp", "identity"] | None = None,
     ) -> None:
         checkpoint = open_checkpoint(path)
         network = PureInferenceEngine(
-            checkpoint, device, name=engine, threads=threads, dtype=dtype, compile=compile, seed=seed
+            checkpoint,
+            device,
+            name=engine,
+            threads=threads,
+            dtype=dtype,
+            compile=compile,
+            seed=seed,
+            guidance=guidance,
         )
         super().__init__(
             checkpoint,

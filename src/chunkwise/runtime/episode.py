@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chunkwise.chunking import Answer, Decision, DelayEstimate, FaultKind, Scheduler, SourceKind, Tick
 from chunkwise.chunking.plan import Plan
 from chunkwise.contract import ActionChunk, ChunkRequest, Frame, InterfaceValidationError, PolicyFailed, RtcArgs
+from chunkwise.policies import Policy
 from chunkwise.runtime.actions import ActionRows
 from chunkwise.runtime.options import InferenceMode, RuntimeOptions
 from chunkwise.runtime.policy_calls import PolicyCalls
@@ -37,7 +38,7 @@ class Episode:
         frame: what is seen now.
         delay: the delay estimate, which outlives the episode.
         warm: whether the policy is warm and the delay known.
-        under_way: see :class:`PolicyCalls`.
+        under_way, hosted: see :class:`PolicyCalls`.
         profile: is told everything, where there is one.
 
     Raises:
@@ -54,6 +55,7 @@ class Episode:
         delay: DelayEstimate,
         warm: bool,
         under_way: set[object],
+        hosted: Policy | None = None,
         profile: LiveProfile | None,
     ) -> None:
         self.options, self.profile = options, profile
@@ -66,7 +68,7 @@ class Episode:
         self._rows = ActionRows(options.interpolation_steps)
         self._asked = (0, 0)  # control step and action number of the request under way
         timeout_s = options.inference_timeout_s
-        self.calls = PolicyCalls(source, self._chunk, options.make_worker, timeout_s, self._now, under_way)
+        self.calls = PolicyCalls(source, self._chunk, options.make_worker, timeout_s, self._now, under_way, hosted)
         try:
             chunk = self._infer(frame, 0) if warm else self._warm_up(frame)
             options.check_window(self._rows.length)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from chunkwise.chunking import Decision
 from chunkwise.contract.values import Array
-from chunkwise.safety import Verdict
+from chunkwise.safety import Change, Mode, Verdict
 
 
 class Turn(NamedTuple):
@@ -19,6 +19,8 @@ class Turn(NamedTuple):
         decision: the scheduler's.
         sent: the row that the gate let through; None when nothing was sent.
         verdict: the gate's.
+        mode: the state of the run after it.
+        change: the change of the state that it brought, if it brought one.
     """
 
     step: int
@@ -27,6 +29,8 @@ class Turn(NamedTuple):
     decision: Decision
     sent: Array | None
     verdict: Verdict
+    mode: Mode = Mode.RUNNING
+    change: Change | None = None
 
 
 class EventRing:

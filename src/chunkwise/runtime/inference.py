@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from chunkwise.chunking import DelayEstimate
 from chunkwise.contract import Frame, InterfaceValidationError, validate_frame
+from chunkwise.policies import Policy, Recipe
 from chunkwise.runtime.episode import Episode
 from chunkwise.runtime.options import InferenceMode as InferenceMode
 from chunkwise.runtime.options import RuntimeOptions
 from chunkwise.runtime.step import Act, ActionSource, Observe, StepResult, act, owner_of, take_frame
+from chunkwise.workers import host_of
 
 if TYPE_CHECKING:
     from chunkwise.runtime.timeline import LiveProfile
@@ -45,8 +47,9 @@ class InferenceRuntime(RuntimeOptions):
         validation: ``always``, ``startup`` (the default) or ``off``: how long frames are checked in full.  Chunks
             are always checked for their shape and for numbers that are not finite.
         realtime_controller: paces the loop, instead of `control_hz`; its clock is the runtime's.
-        worker: ``inline``, ``thread``, another worker's name, or anything that makes one; by default inline for
-            sync without a time-out, else thread.
+        worker: ``inline``, ``thread``, ``process``, another worker's name, or anything that makes one; by default
+            inline for sync without a time-out, else thread.  For a process, `act_src_fn` is a function at the top
+            of a module, which is found there by its name, or the ``infer`` of a stand-in that its host made.
         inference_timeout_s: after this an inference, also one that warms up, is given up and asked for again;
             None waits for ever before the first step and in sync, and ten seconds in async.  The thread of one
             that hangs is left behind, a few at most.
@@ -64,6 +67,7 @@ class InferenceRuntime(RuntimeOptions):
         self._under_way: set[object] = set()
         self._source: ActionSource | None = None
         self._episode: Episode | None = None
+        self._hosted: Policy | None = None  # the process, which outlives episodes
         self._profile: LiveProfile | None = None
 
     @classmethod
@@ -152,6 +156,7 @@ class InferenceRuntime(RuntimeOptions):
     def close(self) -> None:
         """As :meth:`reset`, and write the profile.  Twice is fine, and so is going on afterwards."""
         self.reset()
+        self._unhost()
         profile, self._profile = self._profile, None
         if profile is not None:
             profile.write()
@@ -176,8 +181,26 @@ class InferenceRuntime(RuntimeOptions):
 
     def _start_over(self) -> None:
         self._stop()
+        self._unhost()
         self._delay.reset()
         self._warm = False
+
+    def _unhost(self) -> None:
+        hosted, self._hosted = self._hosted, None
+        close = getattr(hosted, "close", None)
+        if close is not None:
+            close()
+
+    def _stand_in(self) -> Policy | None:
+        """For the caller's function, where the worker runs it in another process."""
+        host = host_of(self.chosen_worker)
+        owner = getattr(self._source, "__self__", None)
+        if host is None or getattr(owner, "elsewhere", False):
+            return None if host is None else owner
+        if self._hosted is None:
+            assert self._source is not None
+            self._hosted = host(Recipe.of(self._source))
+        return self._hosted
 
     def _start(self, frame: Frame) -> Episode:
         if self.validation == "startup":
@@ -196,6 +219,7 @@ class InferenceRuntime(RuntimeOptions):
             delay=self._delay,
             warm=self._warm,
             under_way=self._under_way,
+            hosted=self._stand_in(),
             profile=self._profile,
         )
         self._warm = True

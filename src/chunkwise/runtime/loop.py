@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from chunkwise.chunking import FaultKind, Scheduler, Tick
+import numpy as np
+
+from chunkwise.chunking import Decision, FaultKind, Scheduler, Source, SourceKind, Tick
+from chunkwise.contract import Frame
+from chunkwise.contract.values import Array
 from chunkwise.robots import Robot
 from chunkwise.runtime.events import EventRing, Turn
 from chunkwise.runtime.pacing import Pacer
-from chunkwise.safety import CLEAR, Gate
+from chunkwise.safety import CLEAR, Brake, Change, Gate, Mode, Modes, Ramp, Sight, Verdict
 from chunkwise.workers import Worker
 
 MAX_RESTARTS = 4
-"""Times that a worker is restarted before a chunk comes: a thread whose policy hangs can only be left behind."""
+"""Times that a worker is restarted before a chunk comes, where a policy that hangs can only be left behind."""
+BRAKE_S = 0.3
+"""How long the robot takes from full speed to a standstill when the operator says stop."""
+ARRIVED = 0.05
+"""How far from where an episode begins a measured joint may be, in its own unit."""
+SETTLE_S = 2.0
+"""How long a robot that lags behind its commands is waited for at the end of a ramp."""
+
+_MOTION = Source(SourceKind.MOTION)
+_BROKEN = frozenset(FaultKind) - {FaultKind.STALE, FaultKind.TOO_SHORT}
+"""Faults after which the next chunk is not to be counted on."""
+
+
+class Stop(Protocol):
+    """Whether to stop; a ``threading.Event`` is one."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        ...
 
 
 class ControlLoop:
@@ -27,7 +48,9 @@ class ControlLoop:
         gate: the last word before the robot.
         pacer: turns time into steps.
         events: where every turn is written.
+        modes: the state of the run.
         beat: called with the time of every turn, for a watchdog.
+        rest: called after every turn with the seconds until the next one, for work that must not cost a period.
     """
 
     def __init__(
@@ -38,22 +61,38 @@ class ControlLoop:
         gate: Gate,
         pacer: Pacer,
         events: EventRing,
+        modes: Modes | None = None,
         beat: Callable[[float], None] | None = None,
+        rest: Callable[[float], None] | None = None,
     ) -> None:
         self.robot, self.worker, self.scheduler = robot, worker, scheduler
         self.gate, self.pacer, self.events = gate, pacer, events
+        self.modes = Modes() if modes is None else modes
+        self.rest = rest
         self._beat = beat
+        self._in_line = getattr(worker, "in_line", False)
         self._restarts = 0  # since the newest chunk
         self._chunk = -1
+        self._trouble = ""  # what went wrong since the newest chunk
+        self._stale = ""
+        self._sent: Array | None = None
+        self._sent_before: Array | None = None
 
-    def run(self, *, steps: int | None = None, stop: threading.Event | None = None) -> None:
-        """Turn after turn until control step `steps` is reached or `stop` is set."""
-        pacer = self.pacer
+    def run(self, *, steps: int | None = None, stop: Stop | None = None) -> None:
+        """Turn after turn until control step `steps` is reached, `stop` is set, or a hold lasted too long.
+
+        A robot that is stopped is brought to a standstill first.
+        """
         while stop is None or not stop.is_set():
-            step = pacer.wait()
+            step = self.pacer.wait()
             if steps is not None and step >= steps:
                 return
             self.turn(step)
+            if self.modes.mode is Mode.STOPPED:
+                return
+            if self.rest is not None:
+                self.rest(self.pacer.left_s())
+        self.brake("stopped by the operator")
 
     def turn(self, step: int) -> Turn:
         """One control period.
@@ -61,32 +100,127 @@ class ControlLoop:
         Raises:
             Exception: whatever the robot raises; nothing that the policy does.
         """
+        now, frame = self._look(step)
+        decision = self._decide(step, now)
+        request = decision.request
+        if request is not None and self._in_line:
+            decision = self._asked_in_line(frame, decision)
+        sent, verdict = None, CLEAR
+        if decision.source.chunk > self._chunk:
+            self._chunk, self._restarts, self._trouble = decision.source.chunk, 0, ""
+        if self._stale:
+            sent = self.gate.hold()
+        elif decision.row is not None:
+            sent, verdict = self.gate.check(decision.row, age_s=decision.age * self.pacer.period_s)
+        change = self.modes.see(self._sight(decision, verdict, now))
+        turn = self._act(decision, now, sent, verdict, change)
+        if request is not None and not self._in_line:
+            self.worker.submit(frame, request)  # after the command, which must not wait for pictures to be copied
+        return turn
+
+    def ramp(self, start: Array, goal: Array, stop: Stop | None = None) -> bool:
+        """Move the robot to where an episode begins, and wait until it is there; whether it is.
+
+        Args:
+            start: the row that it stands at, ``(width,)``.
+            goal: the row to go to.
+            stop: ends it, by a brake.
+        """
+        layout, pacer = self.scheduler.layout, self.pacer
+        ramp = Ramp(layout, start, goal, pacer.period_s)
+        index, settle = 0, ramp.steps + max(round(SETTLE_S / pacer.period_s), 1)
+        while index < settle:
+            if stop is not None and stop.is_set():
+                self.brake("stopped by the operator on the way to where the episode begins")
+                return False
+            step = pacer.wait()
+            now, frame = self._look(step)
+            if index >= ramp.steps and _there(layout.standing(frame), goal):
+                return True
+            if not self._stale:  # blind, it waits where it is
+                index += 1
+            sent, verdict = (self.gate.hold(), CLEAR) if self._stale else self.gate.check(ramp.row(index))
+            self._act(Decision(step, sent, _MOTION), now, sent, verdict, None)
+        return False
+
+    def brake(self, why: str) -> None:
+        """Bring the robot from its speed to a standstill, through the gate like everything, and stop."""
+        if self._sent is None:
+            self.modes.stop(why, 0, self.pacer.now())
+            return
+        brake = Brake(self.scheduler.layout, self._sent_before, self._sent, round(BRAKE_S / self.pacer.period_s))
+        for index in range(1, brake.steps + 1):
+            step = self.pacer.wait()
+            now = self._begin()
+            sent, verdict = self.gate.check(brake.row(index))
+            change = self.modes.stop(why, step, now)
+            self._act(Decision(step, sent, _MOTION), now, sent, verdict, change)
+
+    def _begin(self) -> float:
+        """The time at which a turn begins."""
         now = self.pacer.now()
         if self._beat is not None:
             self._beat(now)
+        return now
+
+    def _look(self, step: int) -> tuple[float, Frame]:
+        """The time, and what the robot sees; whether that is too old to go by is remembered."""
+        now = self._begin()
         frame = self._of_the_robot(step, "observe", self.robot.observe)
         if not frame.timestamp_ns:
             frame.timestamp_ns = int(now * 1e9)
-        decision = self.scheduler.tick(Tick(step, self.worker.arrivals()))
-        request = decision.request
+        stale = ""
+        if frame.times_ns:
+            stale = self.modes.limits.stale({name: now - ns / 1e9 for name, ns in frame.times_ns.items()})
+        if stale and not self._stale:
+            self.scheduler.reset(self.gate.hold())  # a plan from before may be wrong by the time it sees again
+        self._stale = stale
+        return now, frame
+
+    def _decide(self, step: int, now: float) -> Decision:
+        """The scheduler's decision."""
+        decision = self.scheduler.tick(Tick(step, self.worker.arrivals(), may_ask=not self._stale))
+        self._note(decision)
         if any(fault.kind is FaultKind.LOST for fault in decision.faults):
             self._restart_worker()
-        if request is not None:
-            request.request_time_s = now
-            self.worker.submit(frame, request)
-            at_once = self.worker.arrivals()
-            if at_once:  # the worker ran the policy in line; the step may be a later one by now
-                faults = decision.faults
-                decision = self.scheduler.tick(Tick(self.pacer.step_now(), at_once, may_ask=False))
-                decision = decision._replace(request=request, faults=faults + decision.faults)
-        sent, verdict = None, CLEAR
-        if decision.source.chunk > self._chunk:
-            self._chunk, self._restarts = decision.source.chunk, 0
-        if decision.row is not None:
-            sent, verdict = self.gate.check(decision.row, age_s=decision.age * self.pacer.period_s)
+        if decision.request is not None:
+            decision.request.request_time_s = now
+        return decision
+
+    def _asked_in_line(self, frame: Frame, decision: Decision) -> Decision:
+        """The decision once the policy has answered, in the step that it is by then."""
+        assert decision.request is not None
+        self.worker.submit(frame, decision.request)
+        answers = self.worker.arrivals()
+        if not answers:
+            return decision
+        after = self.scheduler.tick(Tick(self.pacer.step_now(), answers, may_ask=False))
+        self._note(after)
+        return after._replace(request=decision.request, faults=decision.faults + after.faults)
+
+    def _note(self, decision: Decision) -> None:
+        for fault in decision.faults:
+            if fault.kind in _BROKEN:
+                self._trouble = f"{fault.kind}: {fault.detail}"
+
+    def _sight(self, decision: Decision, verdict: Verdict, now: float) -> Sight:
+        kind, step, begun = decision.source.kind, decision.step, self._chunk >= 0
+        trouble = self._trouble
+        if not trouble and self.scheduler.overdue(step):
+            trouble = "the policy's answer is late"
+        waits = kind is SourceKind.WAIT and begun and self.scheduler.strategy.waits and not trouble
+        refused = ", ".join(sorted({str(rule) for _, rule in verdict.broken})) if verdict.refused else ""
+        return Sight(step, now, kind is SourceKind.CHUNK or waits, begun, trouble, self._stale, refused)
+
+    def _act(
+        self, decision: Decision, now: float, sent: Array | None, verdict: Verdict, change: Change | None
+    ) -> Turn:
+        """Send a row that has passed the gate, and write down the turn."""
         if sent is not None:
-            self._of_the_robot(step, "act", self.robot.act, self.scheduler.layout.action(sent))
-        turn = Turn(decision.step, now, self.pacer.late_s, decision, sent, verdict)
+            action = self.scheduler.layout.action(sent)
+            self._of_the_robot(decision.step, "act", self.robot.act, action)
+            self._sent_before, self._sent = self._sent, sent
+        turn = Turn(decision.step, now, self.pacer.late_s, decision, sent, verdict, self.modes.mode, change)
         self.events.emit(turn)
         return turn
 
@@ -100,6 +234,11 @@ class ControlLoop:
 
     def _restart_worker(self) -> None:
         """A policy that hangs hears of nothing any more: its request is lost, the next one gets a new worker."""
-        if self._restarts < MAX_RESTARTS:
+        if self._restarts < MAX_RESTARTS or not getattr(self.worker, "leaves_behind", False):
             self._restarts += 1
             self.worker.restart()
+
+
+def _there(standing: Array, goal: Array) -> bool:
+    """Whether the robot is where it was sent, as far as it says where it is."""
+    return bool((np.abs(np.nan_to_num(standing - goal)) <= ARRIVED).all())

@@ -161,10 +161,15 @@ class RuntimeOptions:
         in_line = self.mode is InferenceMode.SYNC and self.inference_timeout_s is None
         return self.worker or ("inline" if in_line else "thread")
 
-    def make_worker(self, infer: Any) -> Worker:
-        """The worker that these options ask for."""
+    def make_worker(self, infer: Any, **more: Any) -> Worker:
+        """The worker that these options ask for.
+
+        Args:
+            infer: what it runs.
+            **more: that a worker with a host takes.
+        """
         chosen = self.chosen_worker
-        made: Worker = (plugins.load("workers", chosen) if isinstance(chosen, str) else chosen)(infer)
+        made: Worker = (plugins.load("workers", chosen) if isinstance(chosen, str) else chosen)(infer, **more)
         return made
 
     def _ramp(self) -> tuple[float, float] | None:

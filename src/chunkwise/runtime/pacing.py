@@ -106,6 +106,10 @@ class Pacer:
         assert self._start is not None
         return self._start + (self._last + 1) / self.control_hz
 
+    def left_s(self) -> float:
+        """Seconds until the next deadline, below zero where it has passed; needs an origin."""
+        return self.next_deadline_s - self._clock()
+
     def step_now(self) -> int:
         """The step whose period it is, at least the last one taken.  For work that took long inside a step."""
         assert self._start is not None

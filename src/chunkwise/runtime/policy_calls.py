@@ -14,6 +14,7 @@ from chunkwise.contract import (
     PolicyFailed,
     PolicyTimedOut,
 )
+from chunkwise.policies import Policy
 from chunkwise.runtime.step import ActionSource, call_policy, spoken
 from chunkwise.workers import Infer, Worker
 
@@ -29,20 +30,22 @@ class PolicyCalls:
     Args:
         source: the policy's ``infer``; may be replaced at any time by an equivalent function.
         convert: makes a chunk of its answer; runs in the worker.
-        make_worker: takes the function that infers.
+        make_worker: takes the function that infers; or the stand-in, and what makes a chunk of its answer.
         timeout_s: after this an inference is given up; None waits for ever.
         now: the clock, s.
         under_way: one entry per running inference; shared by all that ask the same policy.
+        hosted: the stand-in for `source`, where that runs in another process.
     """
 
     def __init__(
         self,
         source: ActionSource,
         convert: Callable[[Any], ActionChunk],
-        make_worker: Callable[[Infer], Worker],
+        make_worker: Callable[..., Worker],
         timeout_s: float | None,
         now: Callable[[], float],
         under_way: set[object],
+        hosted: Policy | None = None,
     ) -> None:
         self.source, self.timeout_s = source, timeout_s
         self._convert, self._now, self._under_way = convert, now, under_way
@@ -50,7 +53,11 @@ class PolicyCalls:
         self._asked_s = 0.0
         self._failures: dict[int, Exception] = {}
         self._broken_off: list[Answer] = []
-        self._worker = make_worker(self._infer)
+        if hosted is None:
+            infer: Infer = self._infer
+            self._worker = make_worker(infer)
+        else:
+            self._worker = make_worker(hosted, convert=self._converted)
 
     def submit(self, frame: Frame, request: ChunkRequest) -> None:
         """Ask; the answer comes with :meth:`arrivals`."""
@@ -130,6 +137,18 @@ class PolicyCalls:
             raise
         finally:
             self._under_way.discard(running)
+        chunk.meta["answered_s"] = answered_s
+        return chunk
+
+    def _converted(self, answer: object) -> ActionChunk:
+        """The chunk of an answer from another process; runs where it is collected."""
+        answered_s = self._now()
+        try:
+            chunk = self._convert(answer)
+        except Exception as error:
+            if self._asked is not None:
+                self._failures[self._asked] = error
+            raise
         chunk.meta["answered_s"] = answered_s
         return chunk
 

@@ -5,41 +5,113 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import threading
+import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass, field
+
+YOUNG = 700
+"""New objects after which the interpreter itself would look for garbage."""
+FULL_EVERY_S = 10.0
+"""A loop that never has time to spare looks for young garbage this often all the same."""
 
 
-def enable(priority: int = 20) -> list[str]:
-    """Run the calling thread under SCHED_FIFO, lock the process's memory, and keep the collector still.
+@dataclass(slots=True)
+class RealTime:
+    """Punctuality for the thread that enters it: priority, a core of its own, locked memory, quiet garbage.
 
-    What is not allowed is left out and said; nothing here raises.
+    What is not allowed is left out and said; nothing here raises.  Leaving it gives everything back.
 
     Args:
         priority: of SCHED_FIFO, 1 to 99; below the kernel's own threads (50).
+        spare: process ids of workers, which keep off the loop's core.
 
-    Returns:
-        One line for people per measure.
+    Attributes:
+        said: one line for people per measure.
     """
-    said = []
-    try:
-        # threads made later do not inherit it: they would compete with the loop
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
-        said.append(f"SCHED_FIFO at priority {priority}")
-    except (AttributeError, PermissionError, OSError) as error:
-        said.append(f"no SCHED_FIFO ({error}); as root, or with CAP_SYS_NICE or an rtprio limit, it is granted")
-    said.append(_lock_memory())
-    gc.collect()
-    gc.freeze()  # what exists now is never scanned again: shorter pauses later
-    said.append("garbage collector: what exists is frozen")
-    return said
+
+    priority: int = 20
+    spare: Collection[int] = ()
+    said: list[str] = field(default_factory=list)
+    _cpus: dict[int, set[int]] = field(default_factory=dict)
+    _garbage: bool = False
+
+    def __enter__(self) -> RealTime:
+        self.said = [self._schedule(), self._own_core(), _lock_memory(), self._quiet_garbage()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(AttributeError, OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        for thread, cpus in self._cpus.items():
+            with suppress(OSError):  # it may have ended
+                os.sched_setaffinity(thread, cpus)
+        self._cpus = {}
+        with suppress(AttributeError, OSError, TypeError):
+            ctypes.CDLL(None).munlockall()
+        gc.unfreeze()
+        if self._garbage:
+            gc.enable()
+
+    def _schedule(self) -> str:
+        try:
+            # threads made later do not inherit it: they would compete with the loop
+            os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(self.priority))
+        except (AttributeError, OSError) as error:
+            return f"no SCHED_FIFO ({error}); as root, or with CAP_SYS_NICE or an rtprio limit, it is granted"
+        return f"SCHED_FIFO at priority {self.priority}"
+
+    def _own_core(self) -> str:
+        """Give the last core to this thread, and the others to everything else of this run."""
+        try:
+            allowed = sorted(os.sched_getaffinity(0))
+            if len(allowed) < 2:
+                return "no core of its own: this process may use one only"
+            mine, others = {allowed[-1]}, set(allowed[:-1])
+            loop = threading.get_native_id()
+            for thread in [*_threads(), *(thread for pid in self.spare for thread in _threads(pid))]:
+                with suppress(ProcessLookupError):  # it has just ended
+                    self._cpus[thread] = os.sched_getaffinity(thread)
+                    os.sched_setaffinity(thread, mine if thread == loop else others)
+        except (AttributeError, OSError) as error:
+            return f"no core of its own ({error})"
+        return f"core {allowed[-1]} for the loop, {', '.join(map(str, sorted(others)))} for everything else"
+
+    def _quiet_garbage(self) -> str:
+        gc.collect()
+        gc.freeze()  # what exists now is never scanned again: shorter pauses later
+        self._garbage = gc.isenabled()
+        gc.disable()
+        return "garbage is looked for between periods only"
 
 
-def disable() -> None:
-    """Give the calling thread its ordinary scheduling back, and let the collector and the memory move again."""
-    with suppress(AttributeError, OSError):
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).munlockall()
-    gc.unfreeze()
+class Garbage:
+    """Looks for garbage when the loop has time to spare, while the interpreter itself does not.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._took_s = 1e-4  # the longest look so far
+        self._last_s = clock()
+
+    def __call__(self, left_s: float) -> None:
+        """Look, if the time that is left until the next period is enough, or it has not been for long."""
+        now = self._clock()
+        late = now - self._last_s > FULL_EVERY_S
+        if gc.isenabled() or gc.get_count()[0] < YOUNG or (left_s < 2 * self._took_s and not late):
+            return
+        gc.collect(1)  # old generations are left to the end of the run
+        self._last_s = self._clock()
+        self._took_s = max(self._took_s, self._last_s - now)
+
+
+def _threads(pid: int | str = "self") -> list[int]:
+    """The threads of a process, by the kernel's numbers."""
+    return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
 
 
 def _lock_memory() -> str:

@@ -14,8 +14,9 @@ from chunkwise.contract import Layout, Motion
 from chunkwise.contract.values import Array
 from chunkwise.runtime.events import Turn
 from chunkwise.runtime.pacing import Histogram, Pacer
-from chunkwise.safety import Gate
+from chunkwise.safety import Change, Gate, Mode
 
+MAX_CHANGES = 256
 MAX_TURNS = 60_000
 """Newest turns that are kept, for seams and jerk; at 50 Hz twenty minutes.  Counts are of the whole run."""
 
@@ -41,8 +42,12 @@ class Report:
             rad (or m) per step.
         jerk: root mean square of the commands' third difference, rad/s^3, over joint targets.
         gate: rules broken, by component.
+        motion_steps: steps of ramps and brakes, which are not counted among `steps`.
+        modes: steps in each state of the run.
+        changes: the newest changes of the state: step, time_s, before, after, why.
         score: the robot's own account of its task, where it keeps one.
         interrupted: the run was stopped from the keyboard.
+        stopped: why the run ended itself; empty when it did not.
         failure: what the robot raised, which ended the run; empty when nothing did.
     """
 
@@ -66,8 +71,12 @@ class Report:
     gate: dict[str, int]
     watchdog_trips: int = 0
     events_lost: int = 0
+    motion_steps: int = 0
+    modes: dict[str, int] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
     score: dict[str, Any] = field(default_factory=dict)
     interrupted: bool = False
+    stopped: str = ""
     failure: str = ""
     setup: dict[str, Any] = field(default_factory=dict)
 
@@ -80,7 +89,9 @@ class Tally:
     """Counts of a run of any length, turn by turn."""
 
     def __init__(self) -> None:
-        self.steps = self.requests = self.chunks = 0
+        self.steps = self.requests = self.chunks = self.motion_steps = 0
+        self.modes: Counter[Mode] = Counter()
+        self.changes: deque[Change] = deque(maxlen=MAX_CHANGES)
         self.sources: Counter[SourceKind] = Counter()
         self.faults: Counter[FaultKind] = Counter()
         self.details: dict[str, str] = {}
@@ -92,7 +103,13 @@ class Tally:
         """Count further turns, in order."""
         for turn in turns:
             decision = turn.decision
+            if turn.change is not None:
+                self.changes.append(turn.change)
+            if decision.source.kind is SourceKind.MOTION:
+                self.motion_steps += 1
+                continue
             self.steps += 1
+            self.modes[turn.mode] += 1
             self.sources[decision.source.kind] += 1
             for fault in decision.faults:
                 self.faults[fault.kind] += 1
@@ -148,6 +165,9 @@ def report(turns: list[Turn], pacer: Pacer, gate: Gate, tally: Tally | None = No
         seam_jump=seam_jump(commands, seams),
         jerk=jerk(commands, gate.layout, pacer.control_hz),
         gate={f"{component}.{rule}": count for (component, rule), count in sorted(gate.counts.items())},
+        motion_steps=tally.motion_steps,
+        modes={str(mode): count for mode, count in tally.modes.items()},
+        changes=[_plain(change) for change in tally.changes],
     )
 
 
@@ -194,6 +214,11 @@ def jerk(commands: Array, layout: Layout, control_hz: float) -> float:
         return 0.0
     third = np.diff(commands[:, targets], n=3, axis=0) * control_hz**3
     return float(np.sqrt(np.mean(third**2)))
+
+
+def _plain(change: Change) -> dict[str, Any]:
+    made = change._asdict()
+    return made | {"before": str(change.before), "after": str(change.after)}
 
 
 def _quantiles(durations: Histogram) -> dict[str, float]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from chunkwise import plugins
-from chunkwise.chunking import DelayEstimate, Scheduler, Strategy
+from chunkwise.chunking import DelayEstimate, Scheduler, SourceKind, Strategy
 from chunkwise.contract import (
     Binding,
     ChunkRequest,
@@ -24,15 +25,16 @@ from chunkwise.contract import (
     observation_problems,
     spec_of_answer,
 )
-from chunkwise.policies import BoundPolicy, Policy
+from chunkwise.policies import BoundPolicy, Policy, Recipe
 from chunkwise.robots import Robot
-from chunkwise.runtime import realtime
 from chunkwise.runtime.events import EventRing, Turn
 from chunkwise.runtime.loop import ControlLoop
+from chunkwise.runtime.operator import OperatorStop
 from chunkwise.runtime.pacing import Pacer
+from chunkwise.runtime.realtime import Garbage, RealTime
 from chunkwise.runtime.report import MAX_TURNS, Report, Tally, report
-from chunkwise.safety import Gate, Watchdog
-from chunkwise.workers import Worker
+from chunkwise.safety import Gate, Limits, Mode, Modes, Watchdog, initial_row
+from chunkwise.workers import Worker, place
 
 MONITOR_PERIOD_S = 0.1
 
@@ -42,7 +44,8 @@ class Session:
 
     Args:
         robot: the robot; connected here.
-        policy: the policy; only ``infer`` is required of it.
+        policy: the policy, of which only ``infer`` is required; or its recipe, by which it is made where the
+            worker wants it.
         strategy: how chunks are run; a Strategy, or a name with its defaults.
         worker: where inference runs: a name, or anything that makes a Worker of a bound policy.
         control_hz: commands per second; the robot's rate by default, or the policy's, or 50.
@@ -50,9 +53,10 @@ class Session:
         inference_timeout_s: after this a request counts as lost and is made again.
         start_timeout_s: the same for the first request, when a policy may still compile.
         max_plan_age_s: rows predicted from an older observation are refused by the gate.
+        limits: how old what a camera or a joint group shows may be, and how long a hold may last.
         watchdog_s: a loop that stands still for longer is reported, and the robot's ``stop()`` is called where
             it has one.
-        realtime: ask for real-time scheduling and locked memory.
+        realtime: ask for real-time scheduling, a core for the loop, locked memory and garbage between periods.
         delay: the delay estimate.
         clock, sleep: the time the loop runs in.
         on_message: told what people should know: the binding, what real time was granted.
@@ -61,7 +65,7 @@ class Session:
     def __init__(
         self,
         robot: Robot,
-        policy: Policy,
+        policy: Policy | Recipe,
         strategy: Strategy | str = "rtc",
         *,
         worker: str | Callable[..., Worker] = "thread",
@@ -70,6 +74,7 @@ class Session:
         inference_timeout_s: float = 5.0,
         start_timeout_s: float = 120.0,
         max_plan_age_s: float = 3.0,
+        limits: Limits | None = None,
         watchdog_s: float = 1.0,
         realtime: bool = False,
         delay: DelayEstimate | None = None,
@@ -77,12 +82,14 @@ class Session:
         sleep: Callable[[float], None] = time.sleep,
         on_message: Callable[[str], None] = lambda message: None,
     ) -> None:
-        self.robot, self.policy = robot, policy
+        self.robot, self._given = robot, policy
         self.strategy = plugins.load("strategies", strategy)() if isinstance(strategy, str) else strategy
         self._make_worker = plugins.load("workers", worker) if isinstance(worker, str) else worker
         self._control_hz, self._latency_s, self._realtime = control_hz, latency_s, realtime
         self._timeouts = inference_timeout_s, start_timeout_s
         self._max_plan_age_s, self._delay = max_plan_age_s, delay or DelayEstimate()
+        self._limits = limits or Limits()
+        self._limits.require_known([*robot.spec.image_keys, *robot.spec.all_state_keys()])
         self._clock, self._sleep, self._say = clock, sleep, on_message
         self._watchdog_s = watchdog_s
         self._closed = False
@@ -106,8 +113,9 @@ class Session:
             BindingError: they do not fit; the message names what is missing.
             Exception: whatever the robot raises.
         """
-        self.robot.connect()
         try:
+            self.policy = place(self._given, self._make_worker, on_message=self._say)
+            self.robot.connect()
             self._open()
         except BaseException:
             self.close()
@@ -137,10 +145,11 @@ class Session:
         self.reset()
 
     def reset(self) -> None:
-        """Begin an episode where the robot stands now: no plan, nothing under way; the delay stays known.
+        """Be ready for an episode: no plan, nothing under way; the delay stays known.
 
         Raises:
             RobotFailed: the observation is not what the robot's spec declares.
+            InterfaceValidationError: the robot has an initial pose, and does not say where it stands now.
         """
         call_if_there(self.policy, "reset")
         self.worker.restart()
@@ -159,8 +168,16 @@ class Session:
             hold=hold,
         )
         self.loop = ControlLoop(
-            self.robot, self.worker, self.scheduler, self.gate, self.pacer, self.events, self.watchdog.beat
+            self.robot,
+            self.worker,
+            self.scheduler,
+            self.gate,
+            self.pacer,
+            self.events,
+            Modes(self._limits),
+            self.watchdog.beat,
         )
+        self._goal = initial_row(self.robot.spec, layout, standing)
         self._fresh = True
         if hold is None and self.robot.spec.components:
             unknown = [slot.component for slot in layout.slots if np.isnan(standing[slot.columns]).any()]
@@ -211,11 +228,14 @@ class Session:
         stop: threading.Event | None = None,
         on_progress: Callable[[list[Turn]], None] | None = None,
     ) -> Report:
-        """Drive the robot for an episode; Ctrl-C ends it and still reports it.  Another run is another episode.
+        """Drive the robot for an episode and report it.  Another run is another episode.
+
+        A robot that has an initial pose is moved there first, by a ramp.  Ctrl-C once brings the robot to a
+        standstill and ends the run; twice leaves at once.
 
         Args:
-            seconds: how long; None runs until `stop` is set or Ctrl-C.
-            stop: ends the run when set.
+            seconds: how long, from the end of the ramp on; None runs until `stop` is set or Ctrl-C.
+            stop: brings the robot to a standstill and ends the run when set.
             on_progress: called now and then, from another thread, with the turns so far.
         """
         if not self._fresh:
@@ -228,7 +248,7 @@ class Session:
         def collect() -> None:
             fresh = reader.take()
             tally.add(fresh)
-            self.turns += fresh
+            self.turns += [turn for turn in fresh if turn.decision.source.kind is not SourceKind.MOTION]
             del self.turns[:-MAX_TURNS]
 
         done = threading.Event()
@@ -248,32 +268,64 @@ class Session:
 
         thread = threading.Thread(target=monitor, name="chunkwise-monitor", daemon=True)
         thread.start()
-        if self._realtime:  # after every other thread was made: a new one would inherit the priority
-            for line in realtime.enable():
-                self._say(line)
-        interrupted, failure = False, None
+        operator, left, failure = OperatorStop(stop), False, None
         try:
-            self.loop.run(steps=steps, stop=stop)
+            # real time after every other thread was made: a new one would inherit the priority
+            with operator, self._real_time():
+                if self._to_the_start(operator):
+                    self.loop.run(steps=steps, stop=operator)
         except KeyboardInterrupt:
-            interrupted = True
+            left = True
         except Exception as error:  # noqa: BLE001  raised again below, once the run is reported
             failure = error
         finally:
             done.set()
             thread.join()
-            if self._realtime:
-                realtime.disable()
             self._rest()
         collect()
         made = report(self.turns, self.pacer, self.gate, tally)
-        made.interrupted, made.events_lost = interrupted, reader.lost
+        made.interrupted, made.events_lost = left or operator.pressed, reader.lost
         made.watchdog_trips = self.watchdog.trips
+        modes = self.loop.modes
+        made.stopped = modes.why if modes.mode is Mode.STOPPED and not operator.is_set() else ""
         made.score = call_if_there(self.robot, "score") or {}
         self.report = made
         if failure is not None:
             made.failure = "; ".join([f"{type(failure).__name__}: {failure}", *getattr(failure, "__notes__", [])])
             raise failure
         return made
+
+    @contextmanager
+    def _real_time(self) -> Iterator[None]:
+        """Punctuality for this thread, where it was asked for."""
+        if not self._realtime:
+            yield
+            return
+        pid = getattr(self.worker, "pid", None)
+        with RealTime(spare=() if pid is None else [pid]) as granted:
+            for line in granted.said:
+                self._say(line)
+            self.loop.rest = Garbage()
+            yield
+
+    def _to_the_start(self, stop: OperatorStop) -> bool:
+        """Move the robot to where an episode begins; whether to go on from there."""
+        goal = self._goal
+        if goal is None:
+            return True
+        self._say("moving to the initial pose")
+        standing = self.binding.layout.standing(self._observe())  # somebody may have moved it since
+        self.gate = self.loop.gate = self.gate.at(standing)
+        arrived = self.loop.ramp(standing, goal, stop)
+        if stop.is_set():
+            return False
+        if not arrived:
+            self._say(
+                "the robot did not arrive at its initial pose, as far as its state says; it begins where it is"
+            )
+        self.pacer.reset()
+        self.scheduler.reset(self.gate.hold())
+        return True
 
     def _rest(self) -> None:
         """The last command of a run, however it ends: a velocity goes on until it is told otherwise."""
@@ -298,7 +350,7 @@ class Session:
         if worker is not None:
             worker.close()
         try:
-            call_if_there(self.policy, "close")
+            call_if_there(getattr(self, "policy", self._given), "close")
         finally:
             self.robot.close()
 

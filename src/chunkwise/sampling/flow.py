@@ -61,10 +61,12 @@ def guidance_weight(tau: float, beta: float) -> float:
 class FlowSampler:
     """Euler integration of a flow, guided towards a running plan where one is given.
 
+    A network that was trained to continue a plan needs no guidance: see `chunkwise.sampling.prefix`.
+
     Attributes:
         steps: Euler steps, each one evaluation of the network (``n`` in the paper).
-        beta: bound of the guidance weight.  `steps` is a good value; above twice that, Euler's steps overshoot
-            and the chunk diverges.
+        beta: bound of the guidance weight.  `steps` is a good value; above twice that, which is refused, Euler's
+            steps overshoot and the chunk diverges.
         jacobian: ``vjp`` asks the field for the true vector-Jacobian product, which lets go of the plan where
             the observation leaves no doubt; ``identity`` drops it: no backward pass, a cruder pull.
 
@@ -95,18 +97,18 @@ class FlowSampler:
             target: the running plan's rows (B, K, A), or None to sample alone.  Rows of weight 0 are ignored but
                 must be finite.
             weights: (B, K) in [0, 1]: 1 for a row that will have run by the time the chunk arrives, falling to
-                0 where the plan ends.  All zero gives the unguided chunk, to the last bit where the field's two
-                ways to the velocity agree to the last bit.
+                0 where the plan ends.  All zero gives the unguided chunk, to the last bit.
         """
-        if target is not None and weights is not None:
-            target, weights = np.asarray(target, noise.dtype), np.asarray(weights, noise.dtype)
+        plan = None
+        if target is not None and weights is not None and np.any(weights):
+            plan = np.asarray(target, noise.dtype), np.asarray(weights, noise.dtype)
         x = noise
         for step in range(self.steps):
             tau = step / self.steps
-            if target is None or weights is None:
+            if plan is None:
                 velocity = field.velocity(x, tau)
             else:
-                velocity = self.guided_velocity(field, x, tau, target, weights)
+                velocity = self.guided_velocity(field, x, tau, *plan)
             x = x + velocity / self.steps
         return x
 

@@ -58,6 +58,8 @@ class StepWorker:
         delay: steps on the way.  0 has the answer ready at once; different numbers reorder answers.
     """
 
+    in_line = True
+
     def __init__(self, infer: Infer, now: Callable[[], int], delay: Delay = 0) -> None:
         self._infer, self._now, self._delay = infer, now, delay
         self._under_way: list[tuple[int, Answer]] = []

@@ -1,17 +1,18 @@
-"""Memory that a server shares with a client of the same user on the same host; it has no name, so nothing leaks.
+"""Memory that a server shares with a client of the same user on the same host.
 
-The server makes it (``memfd_create``), seals its size so that nobody can cut it under a reader, and tells where
-its descriptor is to be found; the kernel frees it when the last of the two has gone, however they went.
+The server makes it and tells where its descriptor is to be found; a nonce in its last bytes shows the client
+that it is the same memory.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import re
 import secrets
 from contextlib import suppress
+
+from chunkwise.memory import Memory
 
 NONCE_BYTES = 16
 
@@ -29,27 +30,17 @@ class SharedMemory:
     """
 
     def __init__(self, size: int) -> None:
-        self._fd = os.memfd_create("chunkwise", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(self._fd, size + NONCE_BYTES)
-            fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            self._map = mmap.mmap(self._fd, size + NONCE_BYTES)
-        except BaseException:
-            os.close(self._fd)
-            raise
+        self._memory = Memory.new(size + NONCE_BYTES)
         self.nonce = secrets.token_bytes(NONCE_BYTES)
-        self._map[size:] = self.nonce
-        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
-        self.buffer = memoryview(self._map)[:size]
+        self._memory.buffer[size:] = self.nonce
+        self.path = f"/proc/{os.getpid()}/fd/{self._memory.fd}"
+        self.buffer = self._memory.buffer[:size]
 
     def close(self) -> None:
         """Let it go; views that are still used keep the memory until they are gone too.  Twice is fine."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        with suppress(BufferError):  # somebody still looks at it, and the last who does lets it go
+        with suppress(BufferError):
             self.buffer.release()
-            self._map.close()
+        self._memory.close()
 
 
 def attach(path: str, size: int, nonce: bytes) -> memoryview | None:

@@ -24,6 +24,8 @@ class InlineWorker:
         clock, sleep: the time that `latency_s` is counted in.
     """
 
+    in_line = True
+
     def __init__(
         self,
         infer: Infer,

@@ -31,6 +31,8 @@ class ThreadWorker:
         clock: the time that `latency_s` is counted in.
     """
 
+    leaves_behind = True
+
     def __init__(
         self, infer: Infer, *, latency_s: float = 0.0, clock: Callable[[], float] = time.monotonic
     ) -> None:

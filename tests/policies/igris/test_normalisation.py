@@ -54,6 +54,14 @@ def test_actions_go_there_and_back(statistics: Normalisation) -> None:
     np.testing.assert_allclose(statistics.denormalize_action(normalised), rows, rtol=1e-5, atol=1e-5)
 
 
+def test_the_inverse_is_exact_also_of_a_column_that_never_changed(tmp_path: Path) -> None:
+    flat = {"mean": np.full(24, 0.5), "std": np.zeros(24)}
+    path = tmp_path / "stats.pkl"
+    path.write_bytes(pickle.dumps({**WHOLE, "action": flat}))
+    made, rows = Normalisation(read_statistics(path)), np.linspace(-7, 7, 48, dtype=np.float32).reshape(2, 24)
+    np.testing.assert_allclose(made.denormalize_action(made.normalize_action(rows)), rows, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["normalize_action", "denormalize_action"])
 def test_another_number_of_columns_is_refused(statistics: Normalisation, method: str) -> None:
     with pytest.raises(PolicyFileError, match="statistics of action have 24 columns, the values have 16"):

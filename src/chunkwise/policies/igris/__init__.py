@@ -17,10 +17,10 @@ from chunkwise.policies.igris.blend import exponential_blend as exponential_blen
 from chunkwise.policies.igris.build import build_policy as build_policy
 from chunkwise.policies.igris.documents import MissingFile as MissingFile
 from chunkwise.policies.igris.documents import PolicyFileError as PolicyFileError
-from chunkwise.policies.igris.parameters import RuntimeParams as RuntimeParams
 from chunkwise.policies.igris.parameters import read_runtime_params as read_runtime_params
 from chunkwise.policies.igris.registry import COMPONENT_REGISTRY as COMPONENT_REGISTRY
 from chunkwise.policies.igris.registry import POLICY_REGISTRY as POLICY_REGISTRY
 from chunkwise.policies.igris.registry import PolicyProtocol as PolicyProtocol
+from chunkwise.processing.igris import RuntimeParams as RuntimeParams
 
 __all__ = ["Igris"]

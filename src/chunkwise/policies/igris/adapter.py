@@ -82,7 +82,8 @@ class Igris:
         self._cameras = _cameras(cameras, self.params.camera_names)
         self._rule = ImageRule(self.params.image_height, self.params.image_width, "stretch", interpolation="area")
         self._device = device if device == "cpu" else _torch_device(device)
-        statistics = None if self.params.norm_stats is None else read_statistics(self.params.norm_stats)
+        stats = self.params.norm_stats
+        statistics = read_statistics(Path(stats)) if stats else None
         self._digest = "" if statistics is None else statistics.digest()
         self._normalisation = Normalisation(statistics)
         self.policy: Any = build_policy(config, map_location=self._device, untrained=untrained)

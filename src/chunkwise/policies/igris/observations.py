@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkwise.contract import ChunkRequest
-from chunkwise.policies.igris.parameters import RuntimeParams
+from chunkwise.processing.igris import RuntimeParams
 
 Float32 = NDArray[np.float32]
 

@@ -73,7 +73,8 @@ class Dora:
         self._node: Any = None
         self._newest: dict[str, NDArray[Any]] = {}
         self._target: dict[str, NDArray[np.float64]] = {}
-        self._received_ns = self._sequence_id = 0
+        self._received_ns: dict[str, int] = {}
+        self._sequence_id = 0
 
     def connect(self) -> None:
         """Join the dataflow and wait until every input has arrived once.
@@ -96,7 +97,7 @@ class Dora:
         self._target = {side: self._newest[f"arm_{side}"] for side in SIDES}
 
     def observe(self) -> Frame:
-        """The newest joints, posts and images; its time is when the newest of them arrived here.
+        """The newest joints, posts and images, each with the time it arrived here.
 
         Raises:
             ConnectionError: the dataflow has ended.
@@ -108,8 +109,14 @@ class Dora:
         if TRACKER in self._inputs:
             state["belts"] = self._newest[TRACKER]
         images = {camera: self._newest[camera] for camera in self.spec.image_keys}
+        received = self._received_ns
+        times = {camera: received[camera] for camera in images}
+        for side in SIDES:
+            times[f"{side}_arm"] = times[f"{side}_gripper"] = received[f"arm_{side}"]
         self._sequence_id += 1
-        return Frame(images, state, timestamp_ns=self._received_ns, sequence_id=self._sequence_id)
+        return Frame(
+            images, state, timestamp_ns=max(received.values()), sequence_id=self._sequence_id, times_ns=times
+        )
 
     def act(self, action: Action) -> Action:
         """Send both arms' targets; components that the action does not name keep theirs.
@@ -159,7 +166,7 @@ class Dora:
         if arrived:
             # Read at once: a message may lie in memory that its sender wants back.
             self._newest |= {name: _read(name, message) for name, message in arrived.items()}
-            self._received_ns = round(1e9 * self._clock())
+            self._received_ns |= dict.fromkeys(arrived, round(1e9 * self._clock()))
 
 
 def _read(name: str, message: Any) -> NDArray[Any]:

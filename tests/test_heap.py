@@ -7,7 +7,7 @@ import sys
 
 COUNT = """
 import resource
-from chunkwise.server.heap import keep_freed_memory
+from chunkwise.heap import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,0 +1,1 @@
+"""What the IGRIS robots share: their files, topics, cameras, and a simulated body behind the same topics."""
