@@ -164,3 +164,18 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_moves(tmp_pa
 
 def test_an_outcome_of_nothing_can_be_told() -> None:
     assert "0 commands in 0 periods" in chaos.told(Outcome(50.0, 0.06))
+
+
+def test_what_is_said_of_the_policy_counts_under_faults_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(Exception):
+        pass
+
+    def make_session(settings: Any, robot: Any, policy: Any, on_message: Any) -> Session:
+        raise Seen(policy.options)
+
+    monkeypatch.setattr(chaos, "make_session", make_session)
+    with pytest.raises(Seen) as seen:
+        chaos.main([*ARM, "--fallback", "scripted"])
+    (options,) = seen.value.args
+    assert options["name"] == "fallback"
+    assert options["options"]["policies"][1] == "scripted"

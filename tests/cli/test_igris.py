@@ -56,9 +56,9 @@ def test_what_is_said_beside_them_wins() -> None:
 def test_another_policy_reads_no_runtime_parameters() -> None:
     made = read("--robot", "igris_b", "--policy", "wave", "--inference-runtime-params-config", str(PARAMS))
     assert made.policy is not None and not made.policy.options
-    words = ("--robot", "igris_b", "--policy", "igris", "--inference-runtime-params-config", str(PARAMS))
-    made = read(*words)
-    assert made.policy is not None and made.policy.options == {"params": PARAMS}
+    for said in (("--policy", "igris"), ("--policy=igris",)):
+        made = read("--robot", "igris_b", *said, "--inference-runtime-params-config", str(PARAMS))
+        assert made.policy is not None and made.policy.options == {"params": PARAMS}
 
 
 def test_without_them_nothing_changes() -> None:

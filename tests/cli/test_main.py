@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ import pytest
 from chunkwise import plugins
 from chunkwise.cli import COMMANDS, extras, main
 from chunkwise.cli import list as list_command
+from chunkwise.cli import run as run_command
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,10 +149,42 @@ def test_list_imports_no_adapter_and_nothing_heavy() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_termination_ends_a_run_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_ends_a_run_like_ctrl_c(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    def end(argv: object) -> int:
+        if signal.getsignal(number) is not signal.SIG_DFL:  # else it would end the tests
+            os.kill(os.getpid(), number)
+        return 0
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        monkeypatch.setattr(list_command, "main", lambda argv: os.kill(os.getpid(), signal.SIGTERM) or 0)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        monkeypatch.setattr(list_command, "main", end)
         assert main(["list"]) == 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def test_a_program_that_outlives_its_terminal_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        monkeypatch.setattr(list_command, "main", lambda argv: os.kill(os.getpid(), signal.SIGHUP) or 0)
+        assert main(["list"]) == 0
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("why", [errno.EPIPE, errno.EIO, errno.ENOSPC])
+def test_whoever_cannot_be_told_anything_stops_no_robot(monkeypatch: pytest.MonkeyPatch, why: int) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(why, os.strerror(why))
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    run_command._say("moving to the initial pose")
+    assert not isinstance(sys.stdout, Gone), "nor is it tried again"
+    sys.stdout.close()

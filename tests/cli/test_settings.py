@@ -167,3 +167,25 @@ def test_a_hub_id_is_the_policy_lerobot_and_a_mistyped_path_is_not(
     for name in ("outputs/atc", "./act", "/no/such/act", "a/b/c", "~/nothing-there", "somebody/act mug"):
         with pytest.raises(UsageError, match="there is no such directory, and it is no hub id"):
             read("--policy", name)
+
+
+def test_sensors_may_have_ages_of_their_own(tmp_path: Path) -> None:
+    ages = {"": 1.0, "head": 0.2}
+    assert read("--observation-age-s", "head=0.2").observation_age_s == ages, "the others keep theirs"
+    assert read("--observation-age-s", "0.5,head=0.2").observation_age_s == {"": 0.5, "head": 0.2}
+    assert read("--config", config(tmp_path, "observation_age_s: {head: 0.2}\n")).observation_age_s == ages
+    made = read("--observation-age-s", "head=0.2,lift=inf")
+    assert read("--config", config(tmp_path, made.to_yaml())) == made
+    assert read("--observation-age-s", "0.5").observation_age_s == 0.5
+
+
+@pytest.mark.parametrize("wrong", ["head=0", "0.5,0.6", "head=0.2,head=0.3", "head=soon", "=1", "nan", "head=-1"])
+def test_ages_that_are_none_are_refused(wrong: str) -> None:
+    with pytest.raises(UsageError, match="observation_age_s"):
+        read("--observation-age-s", wrong)
+
+
+def test_nothing_in_a_file_is_nothing_where_that_is_a_value(tmp_path: Path) -> None:
+    assert read("--config", config(tmp_path, "hold_s: null\n")).hold_s is None
+    assert read("--hold-s", "none").hold_s is None
+    assert read("--config", config(tmp_path, "robot: null\nlatency_ms: null\n")) == read()

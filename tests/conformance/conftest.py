@@ -103,6 +103,13 @@ def simulated_arm(folder: Path) -> AbstractContextManager[Mapping[str, Any]]:
     return made
 
 
+def topics_bench(folder: Path) -> AbstractContextManager[Mapping[str, Any]]:
+    """A robot behind ROS 2 topics, without ROS 2."""
+    path = Path(__file__).parents[1] / "robots" / "ros2" / "fake_graph.py"
+    made: AbstractContextManager[Mapping[str, Any]] = plugins.load("robots", f"{path}:bench")(folder)
+    return made
+
+
 @contextmanager
 def simulated_igris_b(folder: Path) -> Iterator[Mapping[str, Any]]:
     """A simulated body behind the topics of the robot."""
@@ -193,6 +200,7 @@ ARGUMENTS: Mapping[tuple[str, str], Callable[[Path], AbstractContextManager[Mapp
     ("robots", "igris_c"): simulated_igris_c,
     ("robots", "lerobot"): simulated_arm,
     ("robots", "replay"): recording,
+    ("robots", "ros2"): topics_bench,
 }
 """What an adapter that cannot be made without arguments is made with."""
 

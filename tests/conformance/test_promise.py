@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a pytest of its own for every adapter
+
 HERE = Path(__file__).parent
 
 STRATEGY = '''

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import subprocess
 import sys
 
 import numpy as np
@@ -121,7 +122,7 @@ def test_pi05_does_not_run_there(engine, tmp_path, vendors):
 
 def test_options_that_cannot_be_are_refused():
     for option in ("timeout_s", "start_timeout_s"):
-        for value in (0, -1, float("nan"), float("inf")):
+        for value in (0, -1, float("nan"), float("inf"), 1e7):
             with pytest.raises(InterfaceValidationError, match=f"{option} must be above 0"):
                 plugins.load("engines", "ascend_om_3403")(**{option: value})
 
@@ -230,7 +231,7 @@ def test_a_stray_line_before_a_response_costs_nothing_but_a_warning(worker, fold
 def test_a_deadline_is_the_clocks(folder):
     times = iter([0.0, 0.0])
     made = Worker(
-        folder / "worker", folder / "policy.om", timeout_s=5, start_timeout_s=60, clock=lambda: next(times, 60.0)
+        folder / "worker", folder / "policy.om", timeout_s=5, start_timeout_s=60, clock=lambda: next(times, 61.0)
     )
     with pytest.raises(WorkerTimedOut, match="within 60 s"):
         made.ask(arrays())
@@ -257,6 +258,60 @@ def test_a_worker_that_does_not_leave_is_killed(folder, monkeypatch):
     made.close()
     assert process.returncode is not None and process.returncode < 0
     made.close()
+
+
+def test_a_worker_takes_the_programs_that_it_began_with_it(folder):
+    """One is often a script that sets paths and begins the real one, which would hold the accelerator."""
+    (folder / "worker").rename(folder / "real")
+    (folder / "worker").write_text("#!/bin/sh\n./real\nexit $?\n")
+    (folder / "worker").chmod(0o755)
+    (folder / "faults.json").write_text(json.dumps({"2": "hang"}))
+    made = Worker(folder / "worker", folder / "policy.om", timeout_s=SHORT_S, start_timeout_s=LONG_S)
+    made.ask(arrays())
+    stderr = os.dup(made._process.stderr.fileno())  # at its end when nobody is left who could write
+    with pytest.raises(WorkerTimedOut):
+        made.ask(arrays())
+    assert not made._reader.is_alive()
+    while os.read(stderr, 4096):
+        pass
+    os.close(stderr)
+    made.close()
+
+
+def test_a_worker_that_cannot_even_be_killed_is_left_behind(worker, folder, monkeypatch, caplog):
+    """A driver that hangs keeps its process; the call must not wait for it."""
+    monkeypatch.setattr("chunkwise.engines._sd3403_worker.LEAVE_S", 0.01)
+    make_it_go_wrong(worker, folder, "hang")
+    worker._timeout_s = SHORT_S
+    process = worker._process
+    wait = process.wait
+
+    def stuck(timeout=None):
+        assert timeout is not None
+        raise subprocess.TimeoutExpired("worker", timeout)
+
+    monkeypatch.setattr(process, "wait", stuck)
+    with pytest.raises(WorkerTimedOut):
+        worker.ask(arrays())
+    assert f"process {process.pid} does not end" in caplog.text
+    wait()
+    see_that_it_goes_on(worker, folder)
+
+
+def test_a_link_is_as_good_as_a_copy(folder, tmp_path):
+    """The worker stands where the link is, and is told the network by its own name, suffix and all."""
+    store = tmp_path / "store"
+    store.mkdir()
+    program = "import os\nraise SystemExit(f\"{os.environ['SVP_MODEL_PATH']} {os.getcwd()}\")\n"
+    for name in ("worker", "policy.om"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(store / f"{name}-blob")
+    (store / "policy.om-blob").write_bytes(b"")
+    (store / "worker-blob").write_text(f"#!{sys.executable}\n{program}")
+    (store / "worker-blob").chmod(0o755)
+    made = Worker(folder / "worker", folder / "policy.om", timeout_s=5, start_timeout_s=LONG_S)
+    with pytest.raises(WorkerDied, match=f"{folder}/policy.om {folder}"):
+        made.ask(arrays())
 
 
 def test_an_engine_whose_worker_fails_answers_the_next_call(engine, folder):

@@ -103,6 +103,15 @@ def test_lerobots_weights_come_before_what_was_compiled_of_them(compiled):
         assert open_checkpoint(made.path).engine == "lerobot"
 
 
+def test_opening_a_directory_runs_nothing_that_is_in_it(compiled):
+    made = compiled("ascend_om")
+    (made.folder / "mine.py").write_text("raise SystemExit('it ran')\n")
+    manifest = {"backend": f"{made.folder}/mine.py:engine", "artifacts": {"policy": "policy.om"}}
+    (made.folder / "config.om.json").write_text(json.dumps(manifest))
+    with pytest.raises(InterfaceValidationError, match=r"mine.py.* is none of a compiled policy"):
+        PureInferenceEngine(made.path)
+
+
 def test_a_device_that_a_directory_has_nothing_for_is_refused(compiled):
     made = compiled("rknn")
     with pytest.raises(FileNotFoundError, match=r"ascend_om requires config\.om\.json"):

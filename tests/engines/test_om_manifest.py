@@ -343,3 +343,13 @@ def test_the_back_end_of_a_directory(folder):
     assert backend_of(folder) == "ascend_om"
     (folder / OM_MANIFEST).write_text(json.dumps(ACT | {"backend": None}))
     assert backend_of(folder) == ""
+
+
+@pytest.mark.parametrize(
+    "backend", ["onnx", "ascend_on", "os:system", "worker.py:engine", "/tmp/worker.py:engine"]
+)
+def test_a_manifest_names_no_engine_but_the_compiled_ones(folder, backend):
+    """What runs a directory is loaded by this name, and a name may mean a program."""
+    (folder / OM_MANIFEST).write_text(json.dumps(ACT | {"backend": backend}))
+    with pytest.raises(InterfaceValidationError, match=rf"backend '{backend}' .*there are: ascend_om, .*, rknn"):
+        backend_of(folder)

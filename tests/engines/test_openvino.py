@@ -76,6 +76,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_a_signal_after_a_model_was_let_go_ends_nothing_but_what_it_should(networks):
     words = [sys.executable, "-c", SIGNALLED, str(networks["velocity"])]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

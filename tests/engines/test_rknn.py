@@ -153,6 +153,14 @@ def test_another_number_of_rows_than_before_is_an_error(engine, rknn, act, tenso
     engine.close()
 
 
+def test_several_chunks_are_not_taken_for_one(engine, rknn, act, tensors):
+    engine.load(act("rknn").path)
+    rknn.fails["inference"] = [np.zeros((2, 5, 7), np.float32)]
+    with pytest.raises(BackendError, match=r"answered \(2, 5, 7\), and .* one chunk"):
+        engine.run(tensors())
+    engine.close()
+
+
 def test_an_answer_that_makes_no_rows_is_an_error(engine, rknn, act):
     made = act("rknn", output_features={"action": {"type": "ACTION", "shape": [4]}}, output=(70,))
     with pytest.raises(BackendError, match="size=70, not divisible by action_dim=4"):

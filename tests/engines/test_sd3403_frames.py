@@ -88,6 +88,12 @@ def test_an_output_without_dimensions_is_flat():
     np.testing.assert_array_equal(answer.chosen(), ROWS.ravel())
 
 
+@pytest.mark.parametrize("dims", [(0,), (0, 8), (0, 1 << 63), (0, (1 << 64) - 1), (0, 1 << 62, 1 << 62)])
+def test_an_output_of_no_numbers_is_one_whatever_its_other_sides(dims):
+    answer, left = feed(header() + output(2, 1, ROWS[:0], dims=dims))
+    assert (answer.chosen().size, left) == (0, 0)
+
+
 def test_a_worker_that_fails_says_why_and_stays_in_step():
     text = "busy \N{WHITE SMILING FACE}".encode()
     answer, left = feed(header(status=1, code=-3, outputs=0, error=len(text)) + text + b"next")
@@ -146,6 +152,7 @@ def test_what_is_absurd_is_refused_before_it_is_read(case):
         feed(data)
 
 
+@pytest.mark.slow
 def test_all_outputs_together_are_bounded():
     half = np.zeros(MOST_BYTES // 2 + 4, np.uint8)
     with pytest.raises(FrameError, match="at most 134217724 are read"):

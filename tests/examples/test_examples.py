@@ -28,6 +28,7 @@ def test_the_six_are_there_under_their_names() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_the_example_runs(path: Path, tmp_path: Path) -> None:
     made = subprocess.run(

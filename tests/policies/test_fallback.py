@@ -124,3 +124,27 @@ def test_one_policy_is_no_fallback() -> None:
 def test_policies_may_be_named() -> None:
     policy = Fallback(policies=("wave", {"name": "wave", "rows": 30}))
     assert policy.spec.name == plugins.load("policies", "wave")().spec.name
+
+
+def test_every_policy_is_let_go_whatever_the_others_do() -> None:
+    first, second = Says(1.0), Says(2.0)
+
+    def fails() -> None:
+        raise OSError("the link is gone")
+
+    first.close = fails  # type: ignore[method-assign]
+    policy = Fallback(policies=(first, second))
+    with pytest.raises(OSError, match="the link is gone"):
+        policy.close()
+    assert second.calls == ["close"]
+
+
+def test_where_one_cannot_be_made_the_others_are_let_go() -> None:
+    first = Says(1.0)
+    with pytest.raises(plugins.UnknownAdapter):
+        Fallback(policies=(first, "no_such_policy"))
+    assert first.calls == ["close"]
+    first, other = Says(1.0), Says(2.0, control_hz=20.0)
+    with pytest.raises(InterfaceValidationError):
+        Fallback(policies=(first, other))
+    assert (first.calls, other.calls) == (["close"], ["close"])

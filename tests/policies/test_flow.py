@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,10 @@ from chunkwise.chunking.weights import prefix_weights
 from chunkwise.cli import main
 from chunkwise.contract import BindingError, ChunkRequest, Frame, InterfaceValidationError
 from chunkwise.plugins import load
+from chunkwise.policies._tensor_policy import _taken_back
+from chunkwise.processing.pipeline import Pipeline
+from chunkwise.processing.statistics import Statistics
+from chunkwise.processing.steps import Feature, Normalise
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -133,6 +138,33 @@ def test_relative_actions_count_from_where_the_robot_is(made):
         absolute.infer(frame(place), ChunkRequest(0)).rows + place,
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("relative", [(), ("arm",)])
+def test_a_column_that_never_moved_in_training_pulls_at_no_other(tmp_path, relative):
+    """Its deviation is 0, so a millimetre beside it would be a hundred thousand to the network."""
+    folder = tmp_path / "still"
+    load("policies", f"{TINY}:write")(folder, {STATE: (A,)}, A, rows=H, kind="flow", spread=[0.3, 0.3, 0.0])
+    (folder / "chunkwise.json").unlink()
+    policy = flow(folder, field=f"{FIELDS}:Velocity", relative=relative)
+    prefix = policy.infer(frame(), ChunkRequest(0)).rows[3:]
+    kept = policy.infer(frame(), request(prefix, step=3)).rows
+    beside = policy.infer(frame(), request(prefix + np.array([0, 0, 1e-3]), step=3)).rows
+    np.testing.assert_allclose(beside, kept, atol=1e-6)
+    moved = policy.infer(frame((0.3, 0.4, 0.51)), request(prefix, step=3)).rows
+    assert np.abs(moved - kept).max() < 0.05
+
+
+@pytest.mark.parametrize("mode", ["MEAN_STD", "MIN_MAX", "QUANTILES"])
+def test_such_a_column_is_to_the_network_what_it_was_in_training(mode):
+    given = {"mean": [0.4, 0.0], "std": [0.0, 0.5], "min": [0.4, -1.0], "max": [0.4, 1.0]}
+    given |= {"q01": given["min"], "q99": given["max"]}
+    statistics = Statistics({"action": {name: np.float32(value) for name, value in given.items()}})
+    post = Pipeline([Normalise({"action": Feature("ACTION", (2,))}, {"ACTION": mode}, statistics, backwards=True)])
+    taken = _taken_back(post, SimpleNamespace(action_dim=2, folder=Path()))
+    rows = taken(np.array([[0.4, 0.25], [0.5, 0.25], [-3.0, 0.25]]))
+    np.testing.assert_array_equal(rows[:, 0], np.zeros(3) if mode == "MEAN_STD" else -np.ones(3))
+    np.testing.assert_allclose(rows[:, 1], 0.5 if mode == "MEAN_STD" else 0.25, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from chunkwise.contract import InterfaceValidationError
 from chunkwise.engines import TensorSpec
+from chunkwise.policies._flow_network import FlowNetwork
 from chunkwise.policies._flow_sampling import GuidedFlow
 
 torch = pytest.importorskip("torch")
@@ -100,6 +101,7 @@ def reference(observation, noise, plan, mask, guidance, length=0, beta=float(STE
     return np.stack(chunks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("guidance", ["vjp", "identity"])
 def test_guidance_is_the_published_one(given, guidance, schedule):
@@ -176,6 +178,13 @@ def test_masks_are_the_published_formula(schedule):
             assert not spy.weights
             continue
         np.testing.assert_allclose(spy.weights[0][0], mask, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("d, end", [(0, H - 1), (1, H - 1), (3, H - 3)])
+def test_without_an_execution_horizon_requests_follow_each_other(d, end):
+    spy = Spy()
+    GuidedFlow(spy).sample({}, np.ones((1, H, 1)), inference_delay=d, noise=np.zeros((1, H, 1)))
+    np.testing.assert_allclose(spy.weights[0][0], published_mask(d, end, "exp"), atol=1e-12, rtol=0)
 
 
 VECTORS = [
@@ -290,6 +299,32 @@ def test_the_encoder_runs_once_and_is_no_part_of_the_backward_pass(given):
     np.testing.assert_allclose(ours, theirs, atol=1e-9, rtol=0)
 
 
+def test_guidance_is_exact_whatever_mode_its_caller_is_in(given):
+    """Torch's inference mode records nothing: what is exact outside would be the identity's in there."""
+    observation, noise, plan = given
+    theirs = reference(observation, noise, plan, published_mask(2, 5, "exp"), "vjp")
+    made = flow("vjp")
+    with torch.inference_mode():
+        ours = made.sample(observation, plan, inference_delay=2, execution_horizon=3, noise=noise)
+        assert torch.is_inference_mode_enabled()
+    np.testing.assert_allclose(ours, theirs, atol=1e-9, rtol=0)
+    assert torch.is_grad_enabled()
+
+
+def test_a_field_that_torch_cannot_differentiate_is_refused(given):
+    observation, noise, plan = given
+
+    class Deaf(Net):
+        @torch.no_grad()
+        def forward(self, x, t, known):
+            return super().forward(x, t, known)
+
+    made = GuidedFlow(TorchVelocity(Deaf(), {"s": TensorSpec((None, 4), "float64")}, H, A))
+    made.sample(observation, noise=noise)
+    with pytest.raises(InterfaceValidationError, match="depends on x, and torch cannot differentiate it"):
+        made.sample(observation, plan, inference_delay=2, execution_horizon=3, noise=noise)
+
+
 def test_a_field_that_does_not_look_at_x_is_guided(given):
     observation, noise, plan = given
     still = TorchVelocity(lambda x, t, known: torch.ones_like(x), {"s": TensorSpec((None, 4), "float64")}, H, A)
@@ -326,6 +361,16 @@ def bad_prefix(shape):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(InterfaceValidationError, match=message):
         call(GuidedFlow(Spy()))
+
+
+def test_a_network_is_told_one_delay_for_a_batch():
+    network = FlowNetwork(GuidedFlow(Spy(), guidance="trained_prefix"))
+    rows = np.ones((2, H, 1), np.float32)
+    told = {"noise": rows * 0, "prefix": rows, "prefix_weights": rows[..., 0]}
+    chunk = network.run({**told, "inference_delay": np.array([3, 3])})["action"]
+    assert (chunk == 1.0).sum(axis=(1, 2)).tolist() == [3, 3]
+    with pytest.raises(InterfaceValidationError, match=r"has one inference_delay, got \[1, 3\]"):
+        network.run({**told, "inference_delay": np.array([1, 3])})
 
 
 def test_a_field_that_cannot_be_guided_so_is_refused():

@@ -1031,6 +1031,7 @@ def test_reset_and_close_wait_for_a_running_inference(way: str) -> None:
     caller.join(LONG_S)
 
 
+@pytest.mark.slow
 def test_the_wait_of_reset_and_close_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policy_calls, "CLOSE_WAIT_S", 0.01)
     policy = Hanging(1)

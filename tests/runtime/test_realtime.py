@@ -3,6 +3,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -78,6 +80,7 @@ def test_what_is_granted_is_said_and_given_back(
     monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, param: asked.append((pid, policy)))
     loop, child = threading.get_native_id(), 1 << 30
     monkeypatch.setattr(realtime, "_threads", lambda pid="self": [loop, loop + 1] if pid == "self" else [child])
+    monkeypatch.setattr(realtime, "_children", lambda pid="self": [])
     with RealTime(30, spare=[4711]) as granted:
         scheduling, core, memory, _ = granted.said
         assert not gc.isenabled()
@@ -88,6 +91,41 @@ def test_what_is_granted_is_said_and_given_back(
     assert memory == "memory is locked"
     assert gc.isenabled()
     assert set(map(tuple, cores.values())) == {(0, 1, 2, 3)}
+
+
+def test_what_was_given_cores_of_its_own_keeps_to_them(
+    monkeypatch: pytest.MonkeyPatch, cores: dict[int, set[int]]
+) -> None:
+    loop, here, there = threading.get_native_id(), 1 << 29, 1 << 30
+    cores.update({here: {1, 3}, there: {3}})
+    monkeypatch.setattr(realtime, "_threads", lambda pid="self": [loop] if pid == "self" else [here, there])
+    monkeypatch.setattr(realtime, "_children", lambda pid="self": [])
+    with RealTime(spare=[4711]):
+        assert cores == {loop: {3}, here: {1}, there: {0, 1, 2}}
+    assert (cores[here], cores[there]) == ({1, 3}, {3})
+
+
+def test_every_process_of_this_run_keeps_off_the_loops_core(cores: dict[int, set[int]]) -> None:
+    camera = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        with RealTime():
+            assert cores[camera.pid] == {0, 1, 2}
+    finally:
+        camera.communicate(b"\n")
+
+
+def test_priority_is_given_back_by_whoever_may_not_clear_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def kernel(pid: int, policy: int, param: object) -> None:
+        if asked and not policy & os.SCHED_RESET_ON_FORK:  # needs CAP_SYS_NICE; an rtprio limit is not enough
+            raise PermissionError("Operation not permitted")
+        asked.append(policy)
+
+    monkeypatch.setattr(os, "sched_setscheduler", kernel)
+    with RealTime():
+        pass
+    assert asked[-1] == os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
 
 
 def test_one_core_is_not_shared_out(monkeypatch: pytest.MonkeyPatch, cores: dict[int, set[int]]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from chunkwise.contract import (
     ActionChunk,
     BindingError,
     ChunkRequest,
+    ComponentSpec,
     Frame,
     InterfaceValidationError,
     PolicyOutputSpec,
@@ -269,16 +271,44 @@ def test_whoever_looks_on_and_fails_does_not_end_the_watch(
     assert sum("the terminal is gone" in line for line in said) == 1
 
 
+def test_whoever_looks_on_and_waits_keeps_nobody_from_stopping_the_robot(
+    robot: Any, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "MONITOR_PERIOD_S", 0.001)
+    stopped, waits, go_on = threading.Event(), threading.Event(), threading.Event()
+    robot.stop = stopped.set
+
+    def wait(turns: Any) -> None:
+        waits.set()
+        go_on.wait(60.0)  # as on a terminal that was stopped by Ctrl-S
+
+    def hang(count: int) -> None:
+        if count == 3:
+            assert waits.wait(30.0)
+            clock.sleep(10.0)
+            assert stopped.wait(10.0), "the watchdog did not stop the robot"
+
+    robot.on_act = hang
+    with simulated(robot, Ramp(), clock, watchdog_s=1.0) as session:
+        report = session.run(seconds=11.0, on_progress=wait)
+        assert not go_on.is_set(), "the run is over, whoever still looks on"
+        go_on.set()
+    assert report.watchdog_trips == 1
+
+
 def test_another_run_is_another_episode_and_begins_where_the_robot_stands(
     robot: Any, clock: SimulatedClock
 ) -> None:
     with simulated(robot, Ramp(), clock) as session:
+        robot.on_act = lambda count: clock.sleep(0.03) if count == 5 else None
         first = session.run(seconds=0.2)
+        robot.on_act = lambda count: None
         gate, scheduler = session.gate, session.scheduler
         clock.sleep(60.0)
         second = session.run(seconds=0.2)
     assert second.steps == first.steps == 10
     assert second.missed_periods == 0
+    assert second.lateness_s["max"] < 1e-6, "the run before is not counted"
     assert session.gate is not gate and session.scheduler is not scheduler
     assert session.scheduler.delay is scheduler.delay  # what was measured stays known
 
@@ -442,11 +472,18 @@ def test_ctrl_c_once_brings_the_robot_to_a_standstill(robot: Any, clock: Simulat
 
 
 def test_ctrl_c_twice_leaves_at_once(robot: Any, clock: SimulatedClock) -> None:
-    robot.on_act = lambda count: signal.raise_signal(signal.SIGINT) if count in (12, 14) else None
+    robot.on_act = lambda count: signal.raise_signal(signal.SIGINT) if count in (12, 22) else None
     with simulated(robot, Ramp(), clock) as session:
         report = session.run(seconds=100.0)
     assert report.interrupted
-    assert len(robot.told) == 14
+    assert len(robot.told) == 22
+
+
+def test_one_ctrl_c_that_comes_twice_is_one(robot: Any, clock: SimulatedClock) -> None:
+    robot.on_act = lambda count: signal.raise_signal(signal.SIGINT) if count in (12, 13) else None
+    with simulated(robot, Ramp(), clock) as session:
+        report = session.run(seconds=100.0)
+    assert (report.steps, report.motion_steps) == (12, 15), "it comes to a standstill"
 
 
 def test_a_signal_that_somebody_else_listens_for_is_left_alone(robot: Any, clock: SimulatedClock) -> None:
@@ -459,3 +496,207 @@ def test_a_signal_that_somebody_else_listens_for_is_left_alone(robot: Any, clock
     finally:
         signal.signal(signal.SIGINT, before)
     assert heard == [signal.SIGINT] and not report.interrupted
+
+
+# What a hostile world does ----------------------------------------------------------------------------------
+
+
+class Joints:
+    """A robot whose joints say when they were seen, and whose arm somebody can carry elsewhere."""
+
+    def __init__(self, robot: Any, clock: SimulatedClock) -> None:
+        self._robot, self._clock = robot, clock
+        self.at = 0.0
+        self.frozen: tuple[float, int] | None = None
+        robot.observe = self.observe
+
+    def observe(self) -> Frame:
+        at = self._robot.told[-1] if self._robot.told else self.at
+        value, time_ns = self.frozen or (at, int(self._clock() * 1e9))
+        return Frame(state={"arm": np.full(2, value)}, times_ns={"arm": time_ns})
+
+
+def frozen_at_the_start(robot: Any, clock: SimulatedClock) -> Joints:
+    """Its joints were seen at 0 a minute ago; they are at 0.6 by now, and are seen again after a second."""
+    joints = Joints(robot, clock)
+    joints.frozen = (0.0, int((clock() - 60.0) * 1e9))
+    joints.at = 0.6
+    begun_s, observe = clock(), joints.observe
+
+    def thaws() -> Frame:
+        if clock() > begun_s + 1.0:
+            joints.frozen = None
+        return observe()
+
+    robot.observe = thaws
+    return joints
+
+
+def test_a_ramp_begins_where_the_robot_is_seen_and_not_where_it_was_seen_last(
+    robot: Any, clock: SimulatedClock
+) -> None:
+    frozen_at_the_start(robot, clock)
+    with simulated(at_home(robot), Home(), clock) as session:
+        session.run(seconds=0.2)
+    assert robot.told[0] == pytest.approx(0.6, abs=0.001), "not back to where it stood a minute ago"
+    assert robot.told[-1] == 1.0
+
+
+def test_a_robot_that_is_not_seen_is_not_held_where_it_was_seen_last(robot: Any, clock: SimulatedClock) -> None:
+    class Waits(Ramp):
+        def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+            raise RuntimeError("not yet")
+
+    frozen_at_the_start(robot, clock)
+    with simulated(robot, Waits(), clock) as session:
+        session.run(seconds=2.0)
+    assert set(robot.told) == {0.6}
+
+
+def test_a_robot_that_was_moved_before_the_run_is_held_where_it_is_now(robot: Any, clock: SimulatedClock) -> None:
+    class Waits(Ramp):
+        def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+            raise RuntimeError("not yet")
+
+    joints = Joints(robot, clock)
+    with simulated(robot, Waits(), clock) as session:
+        clock.sleep(60.0)
+        joints.at = 0.6
+        session.run(seconds=0.1)
+    assert set(robot.told) == {0.6}
+
+
+def test_a_ramp_leaves_what_has_no_initial_pose_where_it_stands_now(robot: Any, clock: SimulatedClock) -> None:
+    gripper = ComponentSpec("gripper", "gripper", 1, ["gripper_position"], unit="m")
+    told: list[float] = []
+    at = {"arm": np.zeros(2), "gripper": np.zeros(1)}
+    robot = at_home(robot)
+    robot.spec = replace(robot.spec, components=[*robot.spec.components, gripper])
+    robot.observe = lambda: Frame(state={name: value.copy() for name, value in at.items()})
+
+    def act(action: Any) -> Any:
+        at.update({name: np.array(command.value) for name, command in action.commands.items()})
+        told.append(float(at["gripper"][0]))
+        return action
+
+    robot.act = act
+    policy = Home()
+    policy.spec.outputs.append(PolicyOutputSpec("gripper", "gripper_position", 1))
+    policy.infer = lambda frame, request: ActionChunk(np.full((10, 3), 0.03))  # type: ignore[method-assign]
+    with simulated(robot, policy, clock) as session:
+        at["gripper"][:] = 0.03  # somebody closes it by hand
+        session.run(seconds=0.1)
+    assert set(told) == {0.03}
+
+
+def test_a_ramp_that_stays_blind_ends_the_run_and_says_why(robot: Any, clock: SimulatedClock) -> None:
+    eyes = Eyes(robot, clock)
+    eyes.frozen_ns = int((clock() - 60.0) * 1e9)
+    with simulated(at_home(robot), Home(), clock, limits=Limits(hold_s=2.0)) as session:
+        robot.on_act = lambda count: signal.raise_signal(signal.SIGINT) if count > 1000 else None
+        report = session.run(seconds=1.0, stop=after(clock, 20.0))
+    assert report.stopped.startswith("held for 2 s: head is")
+    assert report.changes[-1]["after"] == "stopped"
+    assert report.steps == 0
+
+
+def after(clock: SimulatedClock, seconds: float) -> Any:
+    """Says stop from then on, so that a test that fails ends."""
+    event, until_s = threading.Event(), clock() + seconds
+    event.is_set = lambda: clock() > until_s  # type: ignore[method-assign]
+    return event
+
+
+def test_a_sensor_that_was_never_seen_ends_the_run_and_says_why(robot: Any, clock: SimulatedClock) -> None:
+    eyes = Eyes(robot, clock)
+    eyes.frozen_ns = int((clock() - 60.0) * 1e9)
+    with simulated(robot, Ramp(), clock, limits=Limits(hold_s=2.0)) as session:
+        report = session.run(seconds=60.0)
+    assert report.stopped.startswith("held for 2 s: head is 6")
+
+
+def test_times_of_another_clock_are_no_sign_of_life(robot: Any, clock: SimulatedClock) -> None:
+    eyes = Eyes(robot, clock)
+    eyes.frozen_ns = int(1.7e18)  # of the calendar, where the loop counts from the machine's start
+    with simulated(robot, Ramp(), clock, limits=Limits(hold_s=2.0)) as session:
+        report = session.run(seconds=60.0)
+    assert "head is of another clock" in report.stopped
+
+
+def test_a_joint_that_is_not_a_number_has_not_arrived(robot: Any, clock: SimulatedClock) -> None:
+    robot.observe = lambda: Frame(state={"arm": np.full(2, np.nan if robot.told else 0.0)})
+    said: list[str] = []
+    with simulated(at_home(robot), Home(), clock, on_message=said.append) as session:
+        session.run(seconds=0.1)
+    assert any("did not arrive" in text for text in said)
+
+
+def test_a_stop_before_anything_was_sent_is_an_event_too(robot: Any, clock: SimulatedClock) -> None:
+    stop = threading.Event()
+    stop.set()
+    with simulated(robot, Ramp(), clock) as session:
+        report = session.run(seconds=1.0, stop=stop)
+    assert robot.told == []
+    assert [change["after"] for change in report.changes] == ["stopped"]
+
+
+def test_a_run_does_not_begin_with_the_silence_since_the_last_one(robot: Any, clock: SimulatedClock) -> None:
+    with simulated(robot, Ramp(), clock) as session:
+        session.run(seconds=0.1)
+        clock.sleep(60.0)
+        session.reset()
+        assert not session.watchdog.trip(clock()), "it is armed by the first turn"
+        report = session.run(seconds=0.1)
+    assert report.watchdog_trips == 0
+
+
+def test_a_third_ctrl_c_still_stops_what_would_go_on(robot: Any, clock: SimulatedClock) -> None:
+    robot.spec.components[0].command[0] = "joint_velocity"
+    policy = Ramp()
+    policy.spec.outputs[0].command = "joint_velocity"
+    robot.on_act = lambda count: signal.raise_signal(signal.SIGINT) if count in (4, 14) else None
+    joined = threading.Thread.join
+
+    def impatient(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name == "chunkwise-monitor":
+            signal.raise_signal(signal.SIGINT)
+        joined(thread, timeout)
+
+    with pytest.MonkeyPatch.context() as patch, simulated(robot, policy, clock) as session:
+        patch.setattr(threading.Thread, "join", impatient)
+        with suppress(KeyboardInterrupt):
+            session.run(seconds=100.0)
+    assert robot.told[-1] == 0.0
+
+
+def test_ctrl_c_while_it_closes_still_lets_the_robot_go(robot: Any, clock: SimulatedClock) -> None:
+    policy = Ramp()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    session = simulated(robot, policy, clock)
+    session.open()
+    session.worker.close = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        session.close()
+    assert policy.calls[-1] == "close"
+    assert robot.calls[-1] == "close"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_the_terminal_and_of_the_service_is_a_standstill(
+    robot: Any, clock: SimulatedClock, number: signal.Signals
+) -> None:
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        # not raised where nobody listens: that would end the tests
+        robot.on_act = lambda count: (
+            signal.raise_signal(number) if count == 12 and signal.getsignal(number) is not signal.SIG_DFL else None
+        )
+        with simulated(robot, Ramp(), clock) as session:
+            report = session.run(seconds=2.0)
+    finally:
+        signal.signal(number, before)
+    assert report.interrupted
+    assert (report.steps, report.motion_steps) == (12, 15)

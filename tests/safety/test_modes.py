@@ -79,6 +79,13 @@ def test_each_sensor_has_its_own_limit() -> None:
     assert Limits(0.5).stale({"a": 0.6, "b": 0.7}) == "a is 0.60 s old, b is 0.70 s old"
 
 
+def test_one_that_is_given_up_or_of_another_clock_is_stale_whatever_its_limit() -> None:
+    limits = Limits({"": 1.0, "lift": float("inf")})
+    assert limits.stale({"lift": 1e6}) == ""
+    assert limits.stale({"lift": float("inf"), "arm": -0.9}) == "lift is of no use, by the robot's own word"
+    assert limits.stale({"arm": -1.5}) == "arm is of another clock than the loop's, 1.50 s ahead"
+
+
 @pytest.mark.parametrize(
     "wrong", [{"observation_age_s": 0.0}, {"observation_age_s": {"a": -1.0}}, {"hold_s": 0.0}]
 )

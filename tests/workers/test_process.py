@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from chunkwise.plugins import UnknownAdapter, load
 from chunkwise.policies import BoundPolicy, Recipe
 from chunkwise.testing.worker import Pipes, count, hang
 from chunkwise.workers import WorkerFailed, place
+from chunkwise.workers._keeper import BUSY_END_S
 
 ProcessWorker: Any = load("workers", "process")
 FILE = Path(__file__).with_name("elsewhere.py")
@@ -351,6 +353,18 @@ def test_an_inference_that_hangs_is_given_up_and_the_process_replaced(workers: W
     assert policy.infer(pipes.frame, ChunkRequest(2)).rows[0, 0] == 2
 
 
+def test_a_program_that_ends_does_not_wait_long_for_an_inference(workers: Workers, tmp_path: Path) -> None:
+    pipes = Pipes(str(tmp_path))
+    workers.made.append(pipes)
+    policy = workers.hosted(Recipe.of(hang), end_s=PATIENCE_S)
+    worker = ProcessWorker(policy)
+    worker.submit(pipes.frame, ChunkRequest(0))
+    assert pipes.has_begun()
+    worker.close()
+    policy.close()  # in this order, as a session does
+    assert policy.host._keeper._end_s == BUSY_END_S
+
+
 def test_what_the_policy_raises_is_raised_with_its_traceback(workers: Workers) -> None:
     policy = workers.hosted(recipe("write_to_picture"))
     with pytest.raises(PolicyFailed, match="ValueError: assignment destination is read-only") as failed:
@@ -368,7 +382,19 @@ def test_cores_niceness_and_pools_are_as_they_were_asked_for(workers: Workers) -
     assert meta["all"] == [[core]] * len(meta["all"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_is_started_again_keeps_off_the_core_that_was_taken_from_it(workers: Workers) -> None:
+    core = min(os.sched_getaffinity(0))
+    worker = workers.of("where")
+    (keeper,) = [thread for thread in threading.enumerate() if thread.name == "chunkwise-keeper"]
+    assert keeper.native_id is not None
+    os.sched_setaffinity(keeper.native_id, {core})  # as real time does
+    os.kill(worker.pid, signal.SIGKILL)
+    ask(worker)
+    assert worker.ready(PATIENCE_S)
+    assert chunk(ask(worker, 1)).meta["cpus"] == [core]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_and_sigterm_are_for_the_program(workers: Workers, number: int) -> None:
     worker = workers.of("sys_exit")
     os.kill(worker.pid, number)

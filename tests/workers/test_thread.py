@@ -118,3 +118,28 @@ def test_a_policy_that_leaves_the_program_ends_its_answer_only() -> None:
     worker.submit(Frame(), ChunkRequest(1, id=1))
     assert wait_for(worker)[0].chunk is not None
     worker.close()
+
+
+def test_a_thread_that_takes_the_place_of_one_runs_on_its_cores_and_not_on_the_loops() -> None:
+    allowed = os.sched_getaffinity(0)
+    theirs = {min(allowed)}
+    seen: list[set[int]] = []
+
+    def infer(frame: Frame, request: ChunkRequest) -> ActionChunk:
+        seen.append(os.sched_getaffinity(0))
+        return ActionChunk(np.zeros((1, 1)))
+
+    before = set(threading.enumerate())
+    worker = ThreadWorker(infer)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.native_id is not None
+    os.sched_setaffinity(thread.native_id, theirs)  # as real time does
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        worker.restart()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    worker.submit(Frame(), ChunkRequest(0))
+    wait_for(worker)
+    assert seen == [theirs]
+    worker.close()

@@ -86,9 +86,12 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _end_on_termination() -> None:
-    """SIGTERM ends a run like Ctrl-C: the robot is let go, the report written."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM, or a terminal that goes away, ends a run like Ctrl-C: the robot is let go, the report written."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _say(error: Exception) -> int:

@@ -15,6 +15,7 @@ from chunkwise.chaos.run import Outcome, endure
 from chunkwise.cli import settings as settings_of
 from chunkwise.cli.assembly import make_robot, make_session, recipe_of
 from chunkwise.cli.parser import Parser
+from chunkwise.cli.placement import policy_of
 from chunkwise.cli.run import setup, writable, write_json
 from chunkwise.cli.settings import Choice, Settings
 from chunkwise.contract import RobotSpec
@@ -64,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
         writable(Path(settings.json))
     if settings.seconds is not None:  # of a configuration that is a run's as well
         _say("seconds is not used: a run under faults lasts as long as its plan")
-    options = {"name": settings.policy.name, "options": settings.policy.options}
+    wanted = policy_of(settings)
+    options = {"name": wanted.name, "options": wanted.options}
     policy = recipe_of(Choice(FAULTY, options), settings.control_hz)
     outcome = endure(
         robot,

@@ -10,6 +10,7 @@ from chunkwise.chunking import Timing
 from chunkwise.cli import settings as settings_of
 from chunkwise.cli.assembly import make_policy, make_robot, make_session
 from chunkwise.cli.parser import Parser
+from chunkwise.cli.placement import policy_of
 from chunkwise.cli.settings import Choice, Settings
 from chunkwise.contract import (
     ChunkRequest,
@@ -32,7 +33,7 @@ EXAMPLES = """\
   chunkwise check --policy my_policy.py:MyPolicy
 """
 
-FLAGS = ("robot", "policy", "strategy", "control_hz", "latency_ms")
+FLAGS = ("robot", "policy", "execution_mode", "network", "fallback", "strategy", "control_hz", "latency_ms")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _check(settings: Settings) -> bool:
     robot = make_robot(settings.robot, settings.control_hz) if settings.robot else None
-    policy = make_policy(settings.policy, settings.control_hz) if settings.policy else None
+    policy = make_policy(policy_of(settings), settings.control_hz) if settings.policy else None
     if robot is not None:
         validate_robot_spec(robot.spec)
         print(describe_robot(robot.spec))

@@ -51,11 +51,12 @@ def translated(argv: Sequence[str]) -> list[str]:
     """
     found, rest = _taken(argv)
     front: list[str] = []
+    reads_params = "--policy-yaml-path" in found or "igris" in rest or "--policy=igris" in rest
     if "--policy-yaml-path" in found:
         front += ["--policy", "igris"]
     for flag, ours in PATHS.items():
         for option in ours if flag in found else ():
-            if option != "--policy.params" or "igris" in (*front, *rest):  # another policy reads no such file
+            if option != "--policy.params" or reads_params:  # another policy reads no such file
                 front += [option, found[flag]]
     if ALGORITHM in found:
         front += _algorithm(found[ALGORITHM], rest, found.get("--inference-runtime-params-config"))

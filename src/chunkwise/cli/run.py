@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from chunkwise.cli.settings import Choice, Settings
 from chunkwise.cli.table import table
 from chunkwise.heap import keep_freed_memory
 from chunkwise.options import UsageError
+from chunkwise.runtime.events import Turn
 from chunkwise.runtime.report import Report
 
 EXAMPLES = """\
@@ -50,7 +51,11 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"which policy? --policy NAME; there are: {', '.join(plugins.names('policies'))}")
     if settings.json is not None:
         writable(Path(settings.json))
-    report = drive(settings)
+    return outcome(drive(settings))
+
+
+def outcome(report: Report) -> int:
+    """The exit code of a run, and why it is not 0."""
     if report.interrupted:
         return 130
     if report.stopped:
@@ -63,8 +68,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def drive(settings: Settings) -> Report:
-    """Run what the settings say, showing it; the report is written before it is printed."""
+def drive(settings: Settings, watch: Callable[[list[Turn]], None] = lambda turns: None) -> Report:
+    """Run what the settings say, showing it; the report is written before it is printed.
+
+    Args:
+        settings: with a robot and a policy.
+        watch: shown the turns as they come, as `Session.run` shows them.
+    """
     assert settings.robot is not None and settings.policy is not None
     keep_freed_memory()
     robot = make_robot(settings.robot, settings.control_hz)
@@ -77,7 +87,12 @@ def drive(settings: Settings) -> Report:
                 f"{session.pacer.control_hz:g} Hz, {settings.latency_ms:g} ms of latency"
             )
             progress = Progress(sys.stderr, settings.seconds, session.pacer.period_s)
-            session.run(seconds=settings.seconds, on_progress=progress)
+
+            def on_progress(turns: list[Turn]) -> None:
+                progress(turns)
+                watch(turns)
+
+            session.run(seconds=settings.seconds, on_progress=on_progress)
             progress.finish(session.turns)
     finally:  # also when the robot raised: then most of all
         if session.report is not None:
@@ -127,5 +142,5 @@ def _say(text: str) -> None:
     """Print; a reader that has left does not stop the robot."""
     try:
         print(text, flush=True)
-    except BrokenPipeError:
+    except OSError:  # a pipe without a reader, a terminal that is gone, a disk that is full
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for the rest of the process

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -23,6 +23,8 @@ ADAPTERS = {"robot": "robots", "policy": "policies", "strategy": "strategies", "
 """Settings that name an adapter, and the kind of it."""
 
 MAX_CONFIG_BYTES = 1 << 20
+OBSERVATION_AGE_S = 1.0
+"""Of every sensor that has no limit of its own."""
 
 
 @dataclass(slots=True)
@@ -73,7 +75,12 @@ class Settings:
     inference_timeout_s: float = _number(5.0, "after this a request counts as lost and is made again")
     start_timeout_s: float = _number(120.0, "the same for the first request, when a policy may still compile")
     max_plan_age_s: float = _number(3.0, "rows predicted from an older observation are refused")
-    observation_age_s: float = _number(1.0, "a camera's picture or a state older than this holds the robot")
+    observation_age_s: float | dict[str, float] = field(
+        default=OBSERVATION_AGE_S,
+        metadata={
+            "help": "a camera's picture or a state older than this holds the robot; for each its own: 1.0,head=0.2"
+        },
+    )
     hold_s: float | None = _number(30.0, "a hold that lasts longer ends the run")
     watchdog_s: float = _number(1.0, "a control loop that stands still for longer is reported")
     realtime: bool = field(
@@ -172,10 +179,14 @@ def read(
         given["policy"] = on_device(policy, parsed.device, options["policy"])
     hints = get_type_hints(Settings)
     for item in fields(Settings):
-        if given.get(item.name) is None:
+        value = given.get(item.name)
+        if value is None:
+            if item.name in given and item.name not in ADAPTERS and type(None) in get_args(hints[item.name]):
+                setattr(settings, item.name, None)  # a file says so
             continue
-        value = given[item.name]
-        if isinstance(value, Choice):
+        if item.name == "observation_age_s":
+            value = _ages(value, item.name)
+        elif isinstance(value, Choice):
             elsewhere = item.name == "policy" and is_hosted(given.get("worker") or settings.worker)
             value = value if elsewhere else resolved(item.name, value)
         else:
@@ -268,6 +279,35 @@ def _merged(setting: str, before: Choice | None, name: str | None, options: Mapp
     return None if base is None else Choice(base.name, base.options | dict(options))
 
 
+def _ages(value: object, where: str) -> float | dict[str, float]:
+    """Ages of sensors: a number, ``1.0,head=0.2``, or a mapping with ``""`` for those that are not named.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    items = value.items() if isinstance(value, Mapping) else _named(value, where)
+    ages: dict[str, float] = {}
+    for name, text in items:
+        age = convert(text, float, f"{where}: {name}" if name else where)
+        if not age > 0 or name in ages:
+            raise UsageError(f"{where} must be one time above 0 for each sensor, got {value!r}")
+        ages[str(name)] = age
+    return ages[""] if set(ages) == {""} else {"": OBSERVATION_AGE_S} | ages
+
+
+def _named(value: object, where: str) -> list[tuple[str, object]]:
+    """The pieces of ``1.0,head=0.2``; the one for all has no name."""
+    if not isinstance(value, str):
+        return [("", value)]
+    made: list[tuple[str, object]] = []
+    for piece in value.split(","):
+        name, equals, age = piece.rpartition("=")
+        if equals and not name.strip():
+            raise UsageError(f"{where}: {piece!r} names no sensor")
+        made.append((name.strip(), age))
+    return made
+
+
 def _in_range(name: str, value: Any, limits: Mapping[str, Any]) -> Any:
     if value is None or "least" not in limits:
         return value
@@ -280,4 +320,6 @@ def _in_range(name: str, value: Any, limits: Mapping[str, Any]) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)

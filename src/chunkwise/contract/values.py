@@ -80,7 +80,8 @@ class Frame:
         timestamp_ns: capture time; 0 where the robot did not say, and the loop fills it in.
         sequence_id: number of the frame in its stream, or None.
         times_ns: camera or state name -> capture time of its newest value, on the clock that the loop runs in
-            (``time.monotonic``), for sensors that can die one by one; one that is not named has no age
+            (``time.monotonic``), for sensors that can die one by one; one that is not named has no age,
+            and 0 says that the robot itself finds it too old to go by
     """
 
     images: dict[str, NDArray[Any]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,8 @@ def chunk_of(outputs: Sequence[Array], backend: str, dim: int, stride: int = 0) 
             f"Compiled backend {backend} answered {values.shape}, and an action has {dim} numbers: "
             "the network is another policy's, or its first output is not the action"
         )
+    if not stride and math.prod(values.shape[:-2]) > 1:
+        raise BackendError(f"Compiled backend {backend} answered {values.shape}, and is asked for one chunk")
     return values.reshape(1, -1, width)[:, :, :dim].copy()
 
 

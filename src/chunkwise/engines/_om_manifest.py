@@ -27,6 +27,7 @@ from typing import Any
 from chunkwise.contract import InterfaceValidationError
 from chunkwise.contract.errors import nearest
 from chunkwise.engines._compiled import read_json
+from chunkwise.engines._devices import COMPILED
 from chunkwise.engines._exported import sha256
 
 OM_MANIFEST = "config.om.json"
@@ -144,11 +145,19 @@ def read_manifest(folder: Path, backend: str, policy_type: str) -> OmManifest:
 def backend_of(folder: Path) -> str:
     """The back end that a directory's manifest names; "" where there is no manifest, or it does not say.
 
+    An engine is loaded by this name, and engines' names may be those of programs: no other is taken than these.
+
     Raises:
-        InterfaceValidationError: it is no manifest.
+        InterfaceValidationError: it is no manifest, or names another one.
     """
     path = folder / OM_MANIFEST
-    return _manifest(read_json(path), path).backend if path.is_file() else ""
+    backend = _manifest(read_json(path), path).backend if path.is_file() else ""
+    if backend and backend not in COMPILED:
+        raise InterfaceValidationError(
+            f"Compiled manifest backend {backend!r:.80} is none of a compiled policy{nearest(backend, COMPILED)}; "
+            f"there are: {', '.join(COMPILED)}: {path}"
+        )
+    return backend
 
 
 def write_manifest(folder: Path, backend: str, policy_type: str, artifacts: Mapping[str, Path]) -> OmManifest:

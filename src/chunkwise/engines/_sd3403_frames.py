@@ -159,8 +159,8 @@ def _output(most: int) -> Generator[int, bytes, tuple[int, NDArray[Any], int]]:
             f"worker output {index}: {size} bytes, {count} numbers of {dtype.itemsize} and the shape {[*shape]} "
             "do not agree"
         )
-    numbers = np.frombuffer((yield size) if size else b"", dtype).reshape(shape)
-    return index, numbers, size
+    numbers = np.frombuffer((yield size) if size else b"", dtype)
+    return index, numbers.reshape(shape) if size else numbers, size  # of nothing numpy makes not every shape
 
 
 def _bounded(what: str, value: int, most: int) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
+import signal
 import subprocess
 import threading
 import time
@@ -24,8 +26,10 @@ MODEL_PATH = "SVP_MODEL_PATH"
 KEPT_LINES, LONGEST_LINE = 80, 4096
 """Of what the worker writes on stderr."""
 MOST_AT_ONCE = 1 << 16
+LONGEST_S = 86_400
+"""The longest time for an answer; `poll` takes no more than some weeks."""
 LEAVE_S = 1.0
-"""How long a worker may take to end after it was asked to, or to be seen dead after its pipes closed."""
+"""How long a worker may take to end after it was asked to or killed, or to be seen dead after its pipes closed."""
 
 
 class WorkerTimedOut(BackendError):
@@ -59,7 +63,7 @@ class Worker:
         start_timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._program, self._model, self._clock = program.resolve(), model.resolve(), clock
+        self._program, self._model, self._clock = program.absolute(), model.absolute(), clock
         self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
@@ -114,7 +118,7 @@ class Worker:
         try:
             process.wait(LEAVE_S)
         except subprocess.TimeoutExpired:
-            process.terminate()
+            _signal(process, signal.SIGTERM)
         self._end(LEAVE_S)
 
     def _begin(self) -> None:
@@ -216,13 +220,20 @@ class Worker:
             self._code = process.returncode
         except subprocess.TimeoutExpired:
             self._code = None
-            process.kill()
-            process.wait()
+            self._kill(process)
         if self._reader is not None:
             self._reader.join(LEAVE_S)  # a child of the worker's own may hold stderr open
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill it; one that its driver holds on to dies when that lets it, and nobody waits for that."""
+        _signal(process, signal.SIGKILL)
+        try:
+            process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            log.warning("%s was killed, and its process %d does not end", self._program, process.pid)
 
     def _fate(self) -> str:
         code = self._code
@@ -234,6 +245,12 @@ class Worker:
 
     def _tail(self) -> str:
         return "\nworker stderr tail:\n" + "\n".join(self._said) if self._said else ""
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To a worker that was not seen to end, and to whatever it began: a script's program has the accelerator."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended meanwhile
+        os.killpg(process.pid, number)
 
 
 def _keep(pipe: IO[bytes], said: deque[str]) -> None:

@@ -40,7 +40,7 @@ def inference(device: str, threads: int, dtype: Precision, *, differentiable: bo
     """Where a network is computed: no gradients, so many threads, in this precision.
 
     Gradients can be had inside, by ``torch.enable_grad``, only where they are announced: torch's inference mode,
-    which is a little faster, knows none.
+    which is a little faster, knows none.  So where they are, a caller's own inference mode does not hold inside.
 
     The number of threads is one for the whole process, and a thread that computes for the first time takes it up
     by itself; so it is set in every call, which costs nothing where it is set already.
@@ -49,8 +49,8 @@ def inference(device: str, threads: int, dtype: Precision, *, differentiable: bo
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     lower = dtype != "float32"
-    without = torch.no_grad() if differentiable else torch.inference_mode()
-    with without, torch.autocast(device.partition(":")[0], getattr(torch, dtype), enabled=lower):
+    mode = torch.inference_mode(not differentiable)
+    with mode, torch.no_grad(), torch.autocast(device.partition(":")[0], getattr(torch, dtype), enabled=lower):
         yield
 
 

@@ -15,7 +15,7 @@ from chunkwise.engines._compiled_act import ActInputs, chunk_of
 from chunkwise.engines._devices import choose_compiled
 from chunkwise.engines._network import Network
 from chunkwise.engines._om_manifest import WORKER, read_manifest
-from chunkwise.engines._sd3403_worker import Worker
+from chunkwise.engines._sd3403_worker import LONGEST_S, Worker
 
 __all__ = ["AscendOm3403"]
 
@@ -56,8 +56,8 @@ class AscendOm3403(Network):
     ) -> None:
         super().__init__(threads=threads, dtype=dtype)
         for name, value in (("timeout_s", timeout_s), ("start_timeout_s", start_timeout_s)):
-            if not 0 < value < float("inf"):
-                raise InterfaceValidationError(f"{name} must be above 0, got {value}")
+            if not 0 < value <= LONGEST_S:
+                raise InterfaceValidationError(f"{name} must be above 0, and {LONGEST_S} at most, got {value}")
         self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
         self._worker: Worker | None = None
         self.policy_type = ""

@@ -162,10 +162,11 @@ class Lerobot(Network):
         if len(batches) > 1:
             sizes = ", ".join(f"{name}: {len(array)}" for name, array in tensors.items())
             raise InterfaceValidationError(f"the inputs have different batches: {sizes}")
-        plan = arguments(self._policy, tensors, self._family.rows(self._policy.config), self.device)
-        given = {name: to_torch(array, self.device) for name, array in tensors.items() if name not in PLAN}
-        where = inference(self.device, self._threads, self._dtype, differentiable=bool(plan))
+        planned = any(name in tensors for name in PLAN)
+        where = inference(self.device, self._threads, self._dtype, differentiable=planned)
         with where, self._draws():
+            plan = arguments(self._policy, tensors, self._family.rows(self._policy.config), self.device)
+            given = {name: to_torch(array, self.device) for name, array in tensors.items() if name not in PLAN}
             chunk = self._family.predict(self._policy, given, given.pop(NOISE, None), **plan)
         return {ACTION: to_numpy(chunk)}
 

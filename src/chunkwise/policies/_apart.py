@@ -106,6 +106,9 @@ class FarEngine:
         checkpoint: the robot's own copy of the directory, without the weights.
         digest: of the statistics there.
 
+    Attributes:
+        reconnected: whether the newest answer is the first one after the network had gone.
+
     Raises:
         InterfaceValidationError: what is served is no network alone, or that of another policy.
     """
@@ -122,7 +125,7 @@ class FarEngine:
                 f"the network there was trained behind other statistics ({spec.normalisation or 'none'}) than "
                 f"{checkpoint.folder} has ({digest or 'none'}): both sides need the same directory"
             )
-        self._policy, self._steps = policy, 0
+        self._policy, self._steps, self.reconnected = policy, 0, False
         self._pictures = {name for name, feature in checkpoint.inputs.items() if feature.type == PICTURES}
         self._pictures |= set(said["pictures"])
         self.policy_type, self.backend_type = str(said["policy_type"]), str(said["backend_type"])
@@ -140,6 +143,7 @@ class FarEngine:
         state = {name: value for name, value in batch.items() if name not in pictures}
         self._steps += 1
         chunk: Any = self._policy.infer(Frame(pictures, state), ChunkRequest(self._steps))
+        self.reconnected = bool(chunk.meta.get("reconnected"))
         rows = np.asarray(chunk.rows, np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.action_dim:
             raise PolicyFailed(f"the network answered {rows.shape}, it says (rows, {self.action_dim})")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chunkwise.contract import InterfaceValidationError
 from chunkwise.engines import TensorSpec
 from chunkwise.engines._families import ACTION, DELAY, NOISE, PREFIX, PREFIX_WEIGHTS, plan_inputs
 from chunkwise.engines._network import check, zeros
@@ -45,12 +46,14 @@ class FlowNetwork:
         with self._turn:
             check(tensors, self.inputs)
             observation = {name: tensors[name] for name in self._flow.velocity.inputs}
-            delay = tensors.get(DELAY)
+            delays = tensors.get(DELAY)
+            if delays is not None and len(np.unique(delays)) > 1:
+                raise InterfaceValidationError(f"a whole batch has one {DELAY}, got {delays.tolist()!r:.80}")
             chunk = self._flow.sample(
                 observation,
                 tensors.get(PREFIX),
                 weights=tensors.get(PREFIX_WEIGHTS),
-                inference_delay=None if delay is None else int(delay.max()),
+                inference_delay=None if delays is None else int(delays[0]),
                 rng=np.random.default_rng(self._seed),
                 noise=tensors.get(NOISE),
             )

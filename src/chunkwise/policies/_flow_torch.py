@@ -87,10 +87,23 @@ class TorchField:
             return self._checked(self._call(self._tensor(x), self._tensor(self._times(x, tau)), self._known), x)
 
     def pull(self, x: Array, tau: float, target: Array, weights: Array) -> tuple[Array, Array, Array]:
-        rows, times, plan, bound = map(self._tensor, (x, self._times(x, tau), target, weights))
         with self._owner.computing():
+            rows, times, plan, bound = map(self._tensor, (x, self._times(x, tau), target, weights))
             v, error, pulled = pull(self._call, rows, times, plan, bound, self._known)
+            if not pulled.any():
+                self._see_that_recorded(rows, times, v)
         return self._checked(v, x), to_numpy(error), to_numpy(pulled)
+
+    def _see_that_recorded(self, x: Any, t: Any, v: Any) -> None:
+        """A field without gradients would be guided as by 'identity', and nobody would know."""
+        torch = import_torch()
+        with torch.enable_grad():
+            recorded = self._call(x.detach().requires_grad_(True), t, self._known).requires_grad
+        if not recorded and not torch.equal(self._call(x + 1.0, t, self._known), v):
+            raise InterfaceValidationError(
+                "the velocity depends on x, and torch cannot differentiate it: take torch.no_grad, inference_mode "
+                "and detach out of the field, or guide it by 'identity'"
+            )
 
     def _times(self, x: Array, tau: float | Array) -> Array:
         shape = (len(x), self._owner.rows if self._owner.row_times else 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -26,6 +26,7 @@ from chunkwise.engines._families import DELAY, PREFIX, PREFIX_WEIGHTS
 from chunkwise.policies._checkpoint import ACTION, POST, Checkpoint
 from chunkwise.policies._coordinator import InferenceCoordinator
 from chunkwise.policies._stages import (
+    Float32,
     Limits,
     Observation,
     SecondStage,
@@ -40,6 +41,8 @@ from chunkwise.processing.statistics import RangeMonitor, Statistics
 from chunkwise.processing.steps import Normalise
 
 log = logging.getLogger("chunkwise.policies")
+STILL = 1e-6
+"""A column of actions did not vary in training if it changes less than this between the network's -1 and 1."""
 PROMPT = "prompt"
 """The entry of ``frame.task`` that says what is to be done."""
 
@@ -177,12 +180,12 @@ class TensorPolicy:
         if self._normalised is None or request.prefix is None or not len(request.prefix):
             return {}
         delay = request.latency_steps if request.inference_delay is None else request.inference_delay
-        rows = (request.prefix[: self.coordinator.chunk_size] - anchor).astype(np.float32)
+        rows = request.prefix[: self.coordinator.chunk_size] - anchor
         weights = request.prefix_weights
         if weights is None:
             weights = prefix_weights(delay, len(rows))
         return {
-            PREFIX: self._normalised({ACTION: rows})[ACTION][None],
+            PREFIX: self._normalised(rows)[None],
             PREFIX_WEIGHTS: weights[None, : len(rows)].astype(np.float32),
             DELAY: np.array([delay], np.int64),
         }
@@ -278,13 +281,26 @@ def _in_known_units(post: Pipeline, checkpoint: Checkpoint) -> None:
             )
 
 
-def _taken_back(post: Pipeline, checkpoint: Checkpoint) -> Pipeline | None:
-    """The steps that make of a robot's actions the network's; None where they cannot be had."""
+def _taken_back(post: Pipeline, checkpoint: Checkpoint) -> Callable[[NDArray[Any]], Float32] | None:
+    """What makes of a robot's actions (rows, dim) the network's; None where that cannot be had.
+
+    A column that did not vary in training is what it was then, wherever the plan has it.  The network has no say
+    in it; and divided by a deviation of nothing, a millimetre would pull all the other columns away.
+    """
     try:
-        return post.inverse()
+        back = post.inverse()
     except ProcessingError as error:
         log.warning("%s: it does not continue the running plan: %s", checkpoint.folder / POST, error)
         return None
+    dim = checkpoint.action_dim
+    low, high = (post({ACTION: np.full((1, dim), end, np.float32)})[ACTION] for end in (-1, 1))
+    still = np.abs(high - low) < STILL
+
+    def normalised(rows: NDArray[Any]) -> Float32:
+        made: Float32 = back({ACTION: np.where(still, low, rows).astype(np.float32)})[ACTION]
+        return made
+
+    return normalised
 
 
 def _all_anchored(relative: Sequence[str], wiring: Wiring) -> None:

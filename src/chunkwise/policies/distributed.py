@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chunkwise import plugins
+from chunkwise.contract import ActionChunk, ChunkRequest, Frame
 from chunkwise.policies._apart import FarEngine, NearPreprocessor
 from chunkwise.policies._checkpoint import open_checkpoint
 from chunkwise.policies._tensor_policy import TensorPolicy
@@ -86,6 +87,12 @@ class Distributed(TensorPolicy):
         except BaseException:
             remote.close()
             raise
+
+    def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
+        chunk = super().infer(frame, request)
+        if self._far.reconnected:
+            chunk.meta["reconnected"] = True  # it takes another time to answer
+        return chunk
 
     def reset(self) -> None:
         """Forget the history, here and there."""

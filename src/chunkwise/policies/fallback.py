@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +41,15 @@ class Fallback:
     def __init__(self, *, policies: tuple[Any, ...]) -> None:
         if len(policies) < 2:
             raise InterfaceValidationError(f"a fallback takes two policies or more, got {len(policies)}")
-        self._policies: list[Policy] = [_made(policy) for policy in policies]
+        self._policies: list[Policy] = []
         self.using = self.switches = 0
-        self._check()
+        try:
+            for policy in policies:
+                self._policies.append(_made(policy))
+            self._check()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def spec(self) -> PolicySpec | None:
@@ -107,9 +114,10 @@ class Fallback:
             _call(policy, "reset")
 
     def close(self) -> None:
-        """Let go of all of them.  Twice is fine."""
-        for policy in self._policies:
-            _call(policy, "close")
+        """Let go of all of them, whatever one of them raises.  Twice is fine."""
+        with ExitStack() as closing:
+            for policy in reversed(self._policies):
+                closing.callback(_call, policy, "close")
 
     def _specs(self) -> list[PolicySpec | None]:
         return [getattr(policy, "spec", None) for policy in self._policies]

@@ -75,7 +75,7 @@ class Network:
         )
 
     def infer(self, frame: Frame, request: ChunkRequest) -> ActionChunk:
-        """The network's answer, normalised.
+        """The network's answer, normalised; pictures may stand in the state too, as the network takes them.
 
         Raises:
             InterfaceValidationError: a tensor or a picture is missing, unknown, or of another shape or type.
@@ -86,6 +86,8 @@ class Network:
             for name, value in frame.state.items()
             if name != OUTPUT  # a robot that is made up from the spec says where that stands
         }
+        if not frame.images and self._pictures.after <= state.keys():  # they were made the network's on the robot
+            return rows_of(self.network(state))
         pictures = {
             name: one[None] if one.ndim == self._pictures.axes - 1 else one for name, one in frame.images.items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from chunkwise.contract.values import Array
 from chunkwise.robots import Robot
 from chunkwise.runtime.events import EventRing, Turn
 from chunkwise.runtime.pacing import Pacer
-from chunkwise.safety import CLEAR, Brake, Change, Gate, Mode, Modes, Ramp, Sight, Verdict
+from chunkwise.safety import CLEAR, Brake, Change, Gate, Mode, Modes, Ramp, Sight, Verdict, initial_row
 from chunkwise.workers import Worker
 
 MAX_RESTARTS = 4
@@ -109,7 +110,7 @@ class ControlLoop:
         if decision.source.chunk > self._chunk:
             self._chunk, self._restarts, self._trouble = decision.source.chunk, 0, ""
         if self._stale:
-            sent = self.gate.hold()
+            sent = self._blind()
         elif decision.row is not None:
             sent, verdict = self.gate.check(decision.row, age_s=decision.age * self.pacer.period_s)
         change = self.modes.see(self._sight(decision, verdict, now))
@@ -118,35 +119,53 @@ class ControlLoop:
             self.worker.submit(frame, request)  # after the command, which must not wait for pictures to be copied
         return turn
 
-    def ramp(self, start: Array, goal: Array, stop: Stop | None = None) -> bool:
-        """Move the robot to where an episode begins, and wait until it is there; whether it is.
+    def ramp(self, stop: Stop | None = None) -> bool:
+        """Move the robot from where it is seen to where an episode begins, and wait for it; whether it is there.
+
+        While a sensor is too old the robot waits, as long as a hold may last.
 
         Args:
-            start: the row that it stands at, ``(width,)``.
-            goal: the row to go to.
             stop: ends it, by a brake.
+
+        Raises:
+            InterfaceValidationError: its state does not say where it stands.
+            Exception: whatever the robot raises.
         """
         layout, pacer = self.scheduler.layout, self.pacer
-        ramp = Ramp(layout, start, goal, pacer.period_s)
-        index, settle = 0, ramp.steps + max(round(SETTLE_S / pacer.period_s), 1)
-        while index < settle:
-            if stop is not None and stop.is_set():
-                self.brake("stopped by the operator on the way to where the episode begins")
-                return False
+        ramp: Ramp | None = None
+        index, settle = 0, max(round(SETTLE_S / pacer.period_s), 1)
+        while stop is None or not stop.is_set():
             step = pacer.wait()
             now, frame = self._look(step)
-            if index >= ramp.steps and _there(layout.standing(frame), goal):
-                return True
-            if not self._stale:  # blind, it waits where it is
+            sent, verdict = self._blind(), CLEAR
+            if not self._stale:
+                standing = layout.standing(frame)
+                if ramp is None:
+                    goal = initial_row(self.robot.spec, layout, standing)
+                    if goal is None:
+                        return True
+                    ramp = Ramp(layout, standing, goal, pacer.period_s)
+                    self.gate = self.gate.at(standing)
+                if index >= ramp.steps and _there(standing, ramp.row(ramp.steps)):
+                    return True
+                if index >= ramp.steps + settle:
+                    return False
                 index += 1
-            sent, verdict = (self.gate.hold(), CLEAR) if self._stale else self.gate.check(ramp.row(index))
-            self._act(Decision(step, sent, _MOTION), now, sent, verdict, None)
+                sent, verdict = self.gate.check(ramp.row(index))
+            change = self.modes.see(Sight(step, now, planned=False, begun=False, stale=self._stale))
+            self._act(Decision(step, sent, _MOTION), now, sent, verdict, change)
+            if self.modes.mode is Mode.STOPPED:
+                return False
+        self.brake("stopped by the operator on the way to where the episode begins")
         return False
 
     def brake(self, why: str) -> None:
         """Bring the robot from its speed to a standstill, through the gate like everything, and stop."""
-        if self._sent is None:
-            self.modes.stop(why, 0, self.pacer.now())
+        if self._sent is None:  # it was never told to move
+            step = self.pacer.wait()
+            now = self._begin()
+            change = self.modes.stop(why, step, now)
+            self._act(Decision(step, None, _MOTION), now, None, CLEAR, change)
             return
         brake = Brake(self.scheduler.layout, self._sent_before, self._sent, round(BRAKE_S / self.pacer.period_s))
         for index in range(1, brake.steps + 1):
@@ -155,6 +174,12 @@ class ControlLoop:
             sent, verdict = self.gate.check(brake.row(index))
             change = self.modes.stop(why, step, now)
             self._act(Decision(step, sent, _MOTION), now, sent, verdict, change)
+
+    def meet(self, frame: Frame) -> None:
+        """The robot, which has not been told anything, stands where this frame shows it."""
+        layout = self.scheduler.layout
+        self.gate = self.gate.at(layout.standing(frame))
+        self.scheduler.reset(layout.measured(frame))
 
     def _begin(self) -> float:
         """The time at which a turn begins."""
@@ -171,11 +196,18 @@ class ControlLoop:
             frame.timestamp_ns = int(now * 1e9)
         stale = ""
         if frame.times_ns:
-            stale = self.modes.limits.stale({name: now - ns / 1e9 for name, ns in frame.times_ns.items()})
+            ages = {name: now - ns / 1e9 if ns else math.inf for name, ns in frame.times_ns.items()}
+            stale = self.modes.limits.stale(ages)
         if stale and not self._stale:
             self.scheduler.reset(self.gate.hold())  # a plan from before may be wrong by the time it sees again
+        elif self._stale and not stale and self._sent is None:
+            self.meet(frame)  # nobody held it while nobody saw it
         self._stale = stale
         return now, frame
+
+    def _blind(self) -> Array | None:
+        """What a robot that does not see gets: the hold, or nothing where nobody knows where it stands."""
+        return None if self._sent is None else self.gate.hold()
 
     def _decide(self, step: int, now: float) -> Decision:
         """The scheduler's decision."""
@@ -240,5 +272,5 @@ class ControlLoop:
 
 
 def _there(standing: Array, goal: Array) -> bool:
-    """Whether the robot is where it was sent, as far as it says where it is."""
-    return bool((np.abs(np.nan_to_num(standing - goal)) <= ARRIVED).all())
+    """Whether the robot says that it is where it was sent."""
+    return bool((np.abs(standing - goal) <= ARRIVED).all())

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""From the keyboard, from a service manager, and from a terminal that goes away."""
+AGAIN_S = 0.1
+"""A signal so soon after the first is the same one, passed on by the program that started this one; s."""
 
 
 class OperatorStop:
-    """Listens for SIGINT and SIGTERM while it is entered; what was set before comes back afterwards.
+    """Listens for SIGINT, SIGTERM and SIGHUP while it is entered; what was set before comes back afterwards.
 
     Signals that somebody else listens for, and threads that get none, are left alone.
 
     Args:
         also: another event that says stop.
+        clock: seconds.
 
     Attributes:
         pressed: whether a signal has come.
     """
 
-    def __init__(self, also: threading.Event | None = None) -> None:
-        self._also = also
+    def __init__(self, also: threading.Event | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._also, self._clock = also, clock
+        self._pressed_s = 0.0
         self._before: dict[signal.Signals, Any] = {}
         self.pressed = False
 
@@ -46,6 +53,8 @@ class OperatorStop:
         self._before = {}
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        if self.pressed:
+        now = self._clock()
+        if not self.pressed:
+            self.pressed, self._pressed_s = True, now
+        elif now - self._pressed_s >= AGAIN_S:
             raise KeyboardInterrupt
-        self.pressed = True

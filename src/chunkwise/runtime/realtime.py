@@ -25,7 +25,7 @@ class RealTime:
 
     Args:
         priority: of SCHED_FIFO, 1 to 99; below the kernel's own threads (50).
-        spare: process ids of workers, which keep off the loop's core.
+        spare: further process ids that keep off the loop's core; its children do anyway.
 
     Attributes:
         said: one line for people per measure.
@@ -35,6 +35,7 @@ class RealTime:
     spare: Collection[int] = ()
     said: list[str] = field(default_factory=list)
     _cpus: dict[int, set[int]] = field(default_factory=dict)
+    _before: tuple[int, int] | None = None  # policy and priority
     _garbage: bool = False
 
     def __enter__(self) -> RealTime:
@@ -42,8 +43,7 @@ class RealTime:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(AttributeError, OSError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        self._as_before()
         for thread, cpus in self._cpus.items():
             with suppress(OSError):  # it may have ended
                 os.sched_setaffinity(thread, cpus)
@@ -56,24 +56,42 @@ class RealTime:
 
     def _schedule(self) -> str:
         try:
+            before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
             # threads made later do not inherit it: they would compete with the loop
             os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(self.priority))
         except (AttributeError, OSError) as error:
             return f"no SCHED_FIFO ({error}); as root, or with CAP_SYS_NICE or an rtprio limit, it is granted"
+        self._before = before
         return f"SCHED_FIFO at priority {self.priority}"
 
+    def _as_before(self) -> None:
+        if self._before is None:
+            return
+        (policy, priority), self._before = self._before, None
+        for mark in (0, os.SCHED_RESET_ON_FORK):  # who has an rtprio limit only may not take the mark away
+            with suppress(OSError):
+                os.sched_setscheduler(0, policy | mark, os.sched_param(priority))
+                return
+
     def _own_core(self) -> str:
-        """Give the last core to this thread, and the others to everything else of this run."""
+        """Give the last core to this thread, and the others to everything else of this run.
+
+        What keeps to some of the others already stays there.
+        """
         try:
             allowed = sorted(os.sched_getaffinity(0))
             if len(allowed) < 2:
                 return "no core of its own: this process may use one only"
             mine, others = {allowed[-1]}, set(allowed[:-1])
             loop = threading.get_native_id()
-            for thread in [*_threads(), *(thread for pid in self.spare for thread in _threads(pid))]:
-                with suppress(ProcessLookupError):  # it has just ended
-                    self._cpus[thread] = os.sched_getaffinity(thread)
-                    os.sched_setaffinity(thread, mine if thread == loop else others)
+            self._cpus[loop] = set(allowed)
+            os.sched_setaffinity(loop, mine)
+            pids = [*self.spare, *_children()]
+            for thread in {*_threads(), *(thread for pid in pids for thread in _threads(pid))} - {loop}:
+                with suppress(OSError):  # it has just ended, or is another user's
+                    before = os.sched_getaffinity(thread)
+                    os.sched_setaffinity(thread, before & others or others)
+                    self._cpus[thread] = before
         except (AttributeError, OSError) as error:
             return f"no core of its own ({error})"
         return f"core {allowed[-1]} for the loop, {', '.join(map(str, sorted(others)))} for everything else"
@@ -110,8 +128,19 @@ class Garbage:
 
 
 def _threads(pid: int | str = "self") -> list[int]:
-    """The threads of a process, by the kernel's numbers."""
-    return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    """The threads of a process, by the kernel's numbers; none of one that has ended."""
+    with suppress(OSError):
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    return []
+
+
+def _children(pid: int | str = "self") -> list[int]:
+    """The processes that a process has started, and those that they have; none where the kernel does not tell."""
+    found: list[int] = []
+    for thread in _threads(pid):
+        with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+            found += map(int, file.read().split())
+    return found + [below for child in found for below in _children(child)]
 
 
 def _lock_memory() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,13 +30,17 @@ from chunkwise.robots import Robot
 from chunkwise.runtime.events import EventRing, Turn
 from chunkwise.runtime.loop import ControlLoop
 from chunkwise.runtime.operator import OperatorStop
-from chunkwise.runtime.pacing import Pacer
+from chunkwise.runtime.pacing import Histogram, Pacer
 from chunkwise.runtime.realtime import Garbage, RealTime
 from chunkwise.runtime.report import MAX_TURNS, Report, Tally, report
 from chunkwise.safety import Gate, Limits, Mode, Modes, Watchdog, initial_row
 from chunkwise.workers import Worker, place
 
 MONITOR_PERIOD_S = 0.1
+END_S = 1.0
+"""How long whoever looks on has to look away."""
+READY_S = 1.0
+"""After this, where the robot stood when it was made ready is looked at again."""
 
 
 class Session:
@@ -129,7 +133,6 @@ class Session:
         call_if_there(self.policy, "warmup")
         self.binding = binding
         self.pacer = Pacer(hz, clock=self._clock, sleep=self._sleep)
-        self.watchdog = Watchdog(max(self._watchdog_s, 2 * self.pacer.period_s))
         self.worker = self._make_worker(BoundPolicy(self.policy, binding), latency_s=self._latency_s)
         if self.strategy.shares_plan and not binding.policy.supports_prefix:
             self._say(
@@ -158,7 +161,8 @@ class Session:
         hold, standing = layout.measured(frame), layout.standing(frame)
         timeout, start_timeout = (max(round(seconds * hz), 1) for seconds in self._timeouts)
         self.pacer.reset()
-        self.gate = Gate(layout, self.pacer.period_s, start=standing, max_plan_age_s=self._max_plan_age_s)
+        self.pacer.lateness, self.pacer.busy = Histogram(), Histogram()  # of this episode
+        self.watchdog = Watchdog(max(self._watchdog_s, 2 * self.pacer.period_s))  # not armed before the first turn
         self.scheduler = Scheduler(
             layout,
             self.strategy,
@@ -171,20 +175,25 @@ class Session:
             self.robot,
             self.worker,
             self.scheduler,
-            self.gate,
+            Gate(layout, self.pacer.period_s, start=standing, max_plan_age_s=self._max_plan_age_s),
             self.pacer,
             self.events,
             Modes(self._limits),
             self.watchdog.beat,
         )
-        self._goal = initial_row(self.robot.spec, layout, standing)
-        self._fresh = True
+        self._moves = initial_row(self.robot.spec, layout, standing) is not None
+        self._fresh, self._ready_s = True, self._clock()
         if hold is None and self.robot.spec.components:
             unknown = [slot.component for slot in layout.slots if np.isnan(standing[slot.columns]).any()]
             self._say(
                 f"the robot's state does not say where {', '.join(unknown)} stands: its first command may go "
                 "anywhere within its limits, and nothing is sent before the first chunk"
             )
+
+    @property
+    def gate(self) -> Gate:
+        """The last word before the robot."""
+        return self.loop.gate
 
     def _observe(self) -> Frame:
         frame = self.robot.observe()
@@ -240,6 +249,8 @@ class Session:
         """
         if not self._fresh:
             self.reset()
+        elif self._clock() - self._ready_s > READY_S:
+            self.loop.meet(self._observe())  # somebody may have moved it since
         self._fresh = False
         steps = None if seconds is None else max(round(seconds * self.pacer.control_hz), 1)
         reader, tally = self.events.reader(), Tally()
@@ -256,8 +267,6 @@ class Session:
         def monitor() -> None:
             show = on_progress
             while not done.wait(MONITOR_PERIOD_S):
-                if self.watchdog.trip(self._clock()):
-                    self._stalled()
                 collect()
                 try:
                     if show is not None:
@@ -266,9 +275,19 @@ class Session:
                     show = None
                     self._say(f"on_progress raised {type(error).__name__}: {error}; it is not called again")
 
-        thread = threading.Thread(target=monitor, name="chunkwise-monitor", daemon=True)
-        thread.start()
-        operator, left, failure = OperatorStop(stop), False, None
+        def watch() -> None:
+            while not done.wait(MONITOR_PERIOD_S):
+                if self.watchdog.trip(self._clock()):
+                    self._stalled()
+
+        # two of them: whoever looks on may wait, for a terminal that was stopped for one
+        watching = [
+            threading.Thread(target=target, name=f"chunkwise-{target.__name__}", daemon=True)
+            for target in (monitor, watch)
+        ]
+        for thread in watching:
+            thread.start()
+        operator, left, failure = OperatorStop(stop, self._clock), False, None
         try:
             # real time after every other thread was made: a new one would inherit the priority
             with operator, self._real_time():
@@ -279,9 +298,12 @@ class Session:
         except Exception as error:  # noqa: BLE001  raised again below, once the run is reported
             failure = error
         finally:
-            done.set()
-            thread.join()
-            self._rest()
+            try:
+                self._rest()  # first: one more Ctrl-C must not keep it from the robot
+            finally:
+                done.set()
+                for thread in watching:
+                    thread.join(END_S)
         collect()
         made = report(self.turns, self.pacer, self.gate, tally)
         made.interrupted, made.events_lost = left or operator.pressed, reader.lost
@@ -310,14 +332,11 @@ class Session:
 
     def _to_the_start(self, stop: OperatorStop) -> bool:
         """Move the robot to where an episode begins; whether to go on from there."""
-        goal = self._goal
-        if goal is None:
+        if not self._moves:
             return True
         self._say("moving to the initial pose")
-        standing = self.binding.layout.standing(self._observe())  # somebody may have moved it since
-        self.gate = self.loop.gate = self.gate.at(standing)
-        arrived = self.loop.ramp(standing, goal, stop)
-        if stop.is_set():
+        arrived = self.loop.ramp(stop)
+        if stop.is_set() or self.loop.modes.mode is Mode.STOPPED:
             return False
         if not arrived:
             self._say(
@@ -346,13 +365,12 @@ class Session:
         if self._closed:
             return
         self._closed = True
-        worker: Worker | None = getattr(self, "worker", None)
-        if worker is not None:
-            worker.close()
-        try:
-            call_if_there(getattr(self, "policy", self._given), "close")
-        finally:
-            self.robot.close()
+        with ExitStack() as closing:  # each of them, whatever the others raise, Ctrl-C included
+            closing.callback(self.robot.close)
+            closing.callback(call_if_there, getattr(self, "policy", self._given), "close")
+            worker: Worker | None = getattr(self, "worker", None)
+            if worker is not None:
+                closing.callback(worker.close)
 
 
 def call_if_there(owner: object, name: str) -> Any:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
 from chunkwise.contract.errors import InterfaceValidationError, nearest
+
+AHEAD_S = 1.0
+"""Captured after the loop began to look: a robot may wait for a picture, but no longer than that."""
 
 
 class Mode(StrEnum):
@@ -42,9 +46,9 @@ class Limits:
     Attributes:
         observation_age_s: the oldest that a camera's picture or a joint group's state may be; for all of them,
             or by name, with ``""`` for those that are not named.  An older one holds the robot, and nothing is
-            planned with it.
+            planned with it.  One from more than `AHEAD_S` in the future is of another clock, and as bad.
         hold_s: a hold that lasts longer stops the run; None for as long as it takes.  The wait for the first
-            chunk does not count, it has its own time-out.
+            chunk does not count, it has its own time-out; but that for a sensor does.
     """
 
     observation_age_s: float | Mapping[str, float] = 1.0
@@ -78,12 +82,17 @@ class Limits:
         """Which sensors are too old, for people; empty when none is.
 
         Args:
-            ages_s: camera or state name -> how long ago its newest value was captured.
+            ages_s: camera or state name -> how long ago its newest value was captured; infinite for one that the
+                robot itself finds too old.
         """
         limits = self.observation_age_s
         named = limits if isinstance(limits, Mapping) else {"": limits}
         other = named.get("", float("inf"))
-        old = [f"{name} is {age:.2f} s old" for name, age in ages_s.items() if age > named.get(name, other)]
+        old = [
+            f"{name} {_unfit(age)}"
+            for name, age in ages_s.items()
+            if age == math.inf or not -AHEAD_S <= age <= named.get(name, other)
+        ]
         return ", ".join(old)
 
 
@@ -129,7 +138,7 @@ class Modes:
         if self.mode is Mode.STOPPED:
             return None
         mode, why = _mode(sight)
-        if mode is not Mode.HOLD or not sight.begun:
+        if mode is not Mode.HOLD or not (sight.begun or sight.stale):
             self._since_s = None
         elif self._since_s is None:
             self._since_s = sight.time_s
@@ -148,6 +157,13 @@ class Modes:
             return None
         self.mode, self.why = mode, why
         return Change(step, time_s, before, mode, why)
+
+
+def _unfit(age_s: float) -> str:
+    """What is wrong with a sensor of this age, for people."""
+    if age_s == math.inf:
+        return "is of no use, by the robot's own word"
+    return f"is {age_s:.2f} s old" if age_s > 0 else f"is of another clock than the loop's, {-age_s:.2f} s ahead"
 
 
 def _mode(sight: Sight) -> tuple[Mode, str]:

@@ -294,9 +294,9 @@ class Host:
                 self._ready.clear()
 
     def close(self, *, busy: bool = False) -> None:
-        """End the process, and let everything go.  Twice is fine."""
+        """End the process, and let everything go; an inference has little time to end.  Twice is fine."""
         self._closed = True
-        self._keeper.close(busy=busy)
+        self._keeper.close(busy=busy or bool(self._outstanding))
         with self.lock:
             self._process = None
             self._ring.close()

@@ -117,7 +117,7 @@ class InferenceProcess:
             "work": there.fileno(),
             "side": side_there.fileno(),
             "pulse": self._pulse.fd,
-            "cpus": place.cpus,
+            "cpus": _cores(place),
             "nice": place.nice,
             "path": sys.path,
         }
@@ -210,6 +210,11 @@ class InferenceProcess:
         pidfd, self._pidfd = getattr(self, "_pidfd", -1), -1
         if pidfd >= 0:
             os.close(pidfd)
+
+
+def _cores(place: Place) -> list[int]:
+    """Where it may run: in real time the thread that starts it was moved off the loop's core, and so is it."""
+    return sorted(os.sched_getaffinity(0).intersection(place.cpus) or place.cpus)
 
 
 def ended(code: int | None) -> str:

@@ -18,9 +18,9 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Read what the parent says, in the first argument as JSON, and serve it."""
     boot = json.loads(sys.argv[1])
-    # Ctrl-C and a service manager's SIGTERM reach both processes; the parent decides what they mean.  Not SIG_IGN,
-    # which programs that the policy starts would inherit.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # Ctrl-C, a service manager's SIGTERM and the end of the terminal reach both processes; the parent decides what
+    # they mean.  Not SIG_IGN, which programs that the policy starts would inherit.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     with suppress(OSError, AttributeError):  # a policy that hangs reads no end of a stream
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from chunkwise.chunking import Answer
 from chunkwise.contract import ChunkRequest, Frame
@@ -62,9 +64,10 @@ class ThreadWorker:
             return self._changed.wait_for(lambda: bool(self._answers), timeout_s)
 
     def restart(self) -> None:
+        cpus = _cores(self._thread)
         self._give_up()
         self._answers.clear()
-        self._start()
+        self._start(cpus)
 
     def close(self) -> None:
         self._give_up()
@@ -77,16 +80,19 @@ class ThreadWorker:
             self._waiting = None
             self._changed.notify_all()
 
-    def _start(self) -> None:
+    def _start(self, cpus: set[int] | None = None) -> None:
         # A new event for every thread: an old one that still hangs in its policy finds its own set, and
         # its answer is dropped.
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(self._stop,), name="chunkwise-inference", daemon=True
+            target=self._run, args=(self._stop, cpus), name="chunkwise-inference", daemon=True
         )
         self._thread.start()
 
-    def _run(self, stop: threading.Event) -> None:
+    def _run(self, stop: threading.Event, cpus: set[int] | None) -> None:
+        if cpus is not None:
+            with suppress(OSError):
+                os.sched_setaffinity(0, cpus)
         while True:
             with self._changed:
                 while self._waiting is None and not stop.is_set():
@@ -109,3 +115,11 @@ class ThreadWorker:
             with self._changed:
                 self._answers.append(answer)
                 self._changed.notify_all()
+
+
+def _cores(thread: threading.Thread) -> set[int] | None:
+    """Where a thread runs.  Another one in its place does not inherit the core that real time gave the loop."""
+    if thread.native_id is not None and hasattr(os, "sched_getaffinity"):
+        with suppress(OSError):  # it has ended
+            return os.sched_getaffinity(thread.native_id)
+    return None

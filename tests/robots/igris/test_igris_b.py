@@ -270,11 +270,6 @@ def test_what_an_earlier_connection_saw_is_no_sign_of_life(clock: Any) -> None:
         robot.connect()
 
 
-def test_a_transport_that_is_not_there_yet_is_named(clock: Any) -> None:
-    with pytest.raises(RobotFailed, match=r"need the transport `ros2`.*--robot.simulated true"):
-        IgrisB().connect()
-
-
 def test_silent_topics_are_named(files: Any, clock: Any) -> None:
     robot = on_a_bus(clock, files, timeout_s=0.5)
     robot._sleep = lambda seconds: (clock.sleep(seconds), publish(robot.bus, joints=np.zeros(7)))

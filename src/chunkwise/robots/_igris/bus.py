@@ -1,4 +1,4 @@
-"""Topics: whoever publishes a message reaches everybody who has subscribed; here, and later over ROS 2."""
+"""Topics: whoever publishes a message reaches everybody who has subscribed; here within one process."""
 
 from __future__ import annotations
 

@@ -22,6 +22,8 @@ from chunkwise.robots._igris.eyes import Eyes
 from chunkwise.robots._igris.readings import Readings
 from chunkwise.robots._igris.simulation import SimulatedBody, SimulatedEyes
 from chunkwise.robots._igris.topics import PREFIX, Topics
+from chunkwise.transports._ros2 import Settings
+from chunkwise.transports._ros2.bus import Ros2Bus
 
 Transport = Literal["ros2", "fake"]
 Stamps = Literal["header", "receipt"]
@@ -34,13 +36,13 @@ class Links:
     """What stands between a robot and the world.
 
     Attributes:
-        bus: its topics; None where there are none yet.
+        bus: its topics.
         cameras: those of its cameras that no topic shows.
         stamp_clock: the time that stamps are of [s].
         simulation: the body behind the topics, where it is simulated; it moves on with every observation.
     """
 
-    bus: Bus | None
+    bus: Bus
     cameras: Eyes
     stamp_clock: Callable[[], float]
     simulation: SimulatedBody | None = None
@@ -104,15 +106,11 @@ class TopicRobot:
         """Subscribe, open the cameras, and wait until everything has been seen once.  The robot is not moved.
 
         Raises:
-            RobotFailed: there is no transport for its topics, or a topic or camera stays silent; it is named.
+            RobotFailed: a topic or a camera stays silent; it is named.
+            MissingExtra: its topics are ROS 2's, and what they need is not installed.
         """
         if self._connected:
             return
-        if self.bus is None:
-            raise RobotFailed(
-                f"{self.spec.name}: topics over ROS 2 need the transport `ros2`, which there is not yet; "
-                "--robot.simulated true runs a simulated body, --robot.topics fake topics within this process"
-            )
         self._readings.clear()  # what an earlier connection saw is no sign of life
         try:
             for item in self._topics.subscriptions:
@@ -261,6 +259,6 @@ def links(
         bus = InProcessBus()
         eyes = SimulatedEyes(params.camera_names, params.image_height, params.image_width, clock)
         return Links(bus, eyes, clock, SimulatedBody(body, topics, bus, clock))
-    if bus is None and transport == "fake":
-        bus = InProcessBus()
+    if bus is None:
+        bus = InProcessBus() if transport == "fake" else Ros2Bus(Settings(body.name))
     return Links(bus, Cameras(camera_modes(body, params, topics, camera_mode, camera_rotate)), stamp_clock)
