@@ -26,7 +26,7 @@ test: $(VENV)/.dev  ## set up and pass every test
 
 check: $(VENV)/.dev  ## the fast loop: format, lint, types, import rules, unit and conformance tests
 	$(MAKE) --no-print-directory lint types
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n auto
 
 lint: $(VENV)/.dev   ## format and lint, changing nothing
 	$(VENV)/bin/ruff format --no-cache --check .

@@ -108,7 +108,7 @@ def test_opening_a_directory_runs_nothing_that_is_in_it(compiled):
     (made.folder / "mine.py").write_text("raise SystemExit('it ran')\n")
     manifest = {"backend": f"{made.folder}/mine.py:engine", "artifacts": {"policy": "policy.om"}}
     (made.folder / "config.om.json").write_text(json.dumps(manifest))
-    with pytest.raises(InterfaceValidationError, match=r"mine.py.* is none of a compiled policy"):
+    with pytest.raises(InterfaceValidationError, match=r"is none of a compiled policy"):
         PureInferenceEngine(made.path)
 
 
