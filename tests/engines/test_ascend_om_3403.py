@@ -248,10 +248,8 @@ def test_a_program_that_cannot_be_run_is_an_error_of_its_own(folder):
 
 def test_a_worker_that_does_not_leave_is_killed(folder, monkeypatch):
     monkeypatch.setattr("chunkwise.engines._sd3403_worker.LEAVE_S", 0.05)
-    deaf = (
-        "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', file=sys.stderr)\n"
-    )
-    (folder / "worker").write_text(f"#!{sys.executable}\n{deaf}time.sleep(3600)\n")
+    deaf = "import signal, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', file=sys.stderr)\n"
+    (folder / "worker").write_text(f"#!{sys.executable}\n{deaf}signal.pause()\n")
     made = Worker(folder / "worker", folder / "policy.om", timeout_s=5, start_timeout_s=60)
     made._begin()
     process = made._process

@@ -205,8 +205,8 @@ def test_act_answers_what_was_applied(robot: OpenArmSim) -> None:
     ("name", "command", "value", "complaint"),
     [
         ("rihgt_arm", "joint_position", np.zeros(7), "did you mean 'right_arm'"),
-        ("right_arm", "joint_velocity", np.zeros(7), "takes joint_position"),
-        ("right_arm", "joint_position", np.zeros(6), "has 7 joints"),
+        ("right_arm", "joint_velocity", np.zeros(7), "as joint_position, not joint_velocity"),
+        ("right_arm", "joint_position", np.zeros(6), "takes 7 numbers"),
         ("right_arm", "joint_position", np.full(7, np.nan), "not finite"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chunkwise import plugins
-from chunkwise.cli import igris
+from chunkwise.cli import foreign_flags
 from chunkwise.cli import settings as settings_of
 from chunkwise.cli.assembly import make_robot, make_session, recipe_of
 from chunkwise.cli.extras import versions
@@ -40,10 +40,10 @@ def main(argv: Sequence[str]) -> int:
     """Run until the time is over or Ctrl-C; 0 when the run completed."""
     parser = Parser("run", "Drive a robot with a policy, and report how it went.", EXAMPLES)
     settings_of.add_flags(parser)
-    igris.add_flags(parser)
+    foreign_flags.add_flags(parser)
     parser.add_argument("--config", metavar="FILE", help="YAML that holds what the flags say; flags win")
     parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and exit")
-    settings, parsed = settings_of.read(parser, igris.translated(argv), Settings(robot=Choice("mock")))
+    settings, parsed = settings_of.read(parser, foreign_flags.translated(argv), Settings(robot=Choice("mock")))
     if parsed.print_config:
         print(settings.to_yaml(), end="")
         return 0

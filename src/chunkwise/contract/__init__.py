@@ -5,6 +5,7 @@ Pure: numpy and the standard library; no clock, thread, process, socket, file or
 
 from chunkwise.contract.binding import Binding, connect, robot_for, spec_of_answer
 from chunkwise.contract.chunk import MAX_ROWS, ActionChunk, ChunkRequest, RtcArgs, checked_rows
+from chunkwise.contract.commands import commanded
 from chunkwise.contract.errors import (
     BindingError,
     InterfaceValidationError,
@@ -96,6 +97,7 @@ __all__ = [
     "is_custom_command_kind_name",
     "is_known_command_kind",
     "nearest",
+    "commanded",
     "observation_problems",
     "policy_differences",
     "policy_spec_from_dict",

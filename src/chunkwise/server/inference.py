@@ -109,7 +109,9 @@ class Inference:
             text = f"not answered within {deadline_s:g} s"
             job.timer = self._loop.call_later(deadline_s, self._expire, seat, job, Problem(Trouble.DEADLINE, text))
         if replaced is not None:
-            self._finish(replaced, Problem(Trouble.SUPERSEDED, "a newer request of this session took its place"))
+            self._finish(
+                replaced, Problem(Trouble.SUPERSEDED, "a newer request of the same client took its place")
+            )
         self._tokens.put(True)
 
     def submit_first(self, job: Job) -> None:

@@ -41,7 +41,7 @@ class Session:
         policy: its own state of the policy, or the shared one.
         inference: runs it.
         batch: runs requests of several sessions at once; None where the policy cannot, or remembers things.
-        alone: the policy is this session's own, and may be told its robot.
+        alone: no other client shares the policy, so it may be told its robot.
 
     Attributes:
         binding: of the policy to the client's robot; None before it is known.

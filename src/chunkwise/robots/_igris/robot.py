@@ -11,8 +11,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise.contract import Action, Frame, InterfaceValidationError, RobotFailed, RobotSpec
-from chunkwise.contract.errors import nearest
+from chunkwise.contract import Action, Frame, RobotFailed, RobotSpec, commanded
 from chunkwise.processing.igris import RuntimeParams
 from chunkwise.robots._igris.body import Body, observed
 from chunkwise.robots._igris.bus import Bus, InProcessBus
@@ -221,16 +220,7 @@ class TopicRobot:
         """The action's values by component, copied: a message may be kept by who gets it."""
         made = {}
         for name, command in action.commands.items():
-            component = self.spec.get_component(name)
-            if component is None:
-                raise InterfaceValidationError(f"no component {name!r}{nearest(name, self._target)}")
-            if not component.supports_command(command.command) or command.value.shape != (component.dof,):
-                raise InterfaceValidationError(
-                    f"{name} takes {component.dof} numbers as {component.command[0]}, not {command.command} of "
-                    f"{command.value.shape}"
-                )
-            if not np.isfinite(command.value).all():
-                raise InterfaceValidationError(f"{name} is sent a target that is not finite")
+            commanded(self.spec, name, command)
             made[name] = command.value.copy()
         return made
 

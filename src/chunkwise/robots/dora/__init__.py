@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkwise import plugins
-from chunkwise.contract import Action, Frame, InterfaceValidationError, RobotSpec
-from chunkwise.contract.errors import nearest
+from chunkwise.contract import Action, Frame, RobotSpec, commanded
 from chunkwise.robots.dora.messages import arm_joints, arm_message, jpeg_image, posts_of
 
 __all__ = ["Dora"]
@@ -128,17 +127,7 @@ class Dora:
             raise RuntimeError("the robot is not connected; call connect() first")
         target = {side: joints.copy() for side, joints in self._target.items()}
         for name, command in action.commands.items():
-            component = self.spec.get_component(name)
-            if component is None:
-                known = [part.name for part in self.spec.components]
-                raise InterfaceValidationError(f"no component {name!r}{nearest(name, known)}")
-            if not component.supports_command(command.command) or command.value.shape != (component.dof,):
-                raise InterfaceValidationError(
-                    f"{name} takes {component.dof} numbers as {component.command[0]}, not {command.command} of "
-                    f"{command.value.shape}"
-                )
-            if not np.isfinite(command.value).all():
-                raise InterfaceValidationError(f"{name} is sent a target that is not finite")
+            commanded(self.spec, name, command)
             side, _, part = name.partition("_")
             target[side][slice(7) if part == "arm" else slice(7, 8)] = command.value
         self._target = target

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise.contract import Action, Command, Frame, InterfaceValidationError, RobotFailed, RobotSpec
-from chunkwise.contract.errors import nearest
+from chunkwise.contract import Action, Command, Frame, InterfaceValidationError, RobotFailed, RobotSpec, commanded
 from chunkwise.robots.lerobot.arms import let_go, ranges, uncalibrated, zeros_kept
 from chunkwise.robots.lerobot.features import Rates, Units, body_of
 from chunkwise.robots.lerobot.making import fields_of, make
@@ -210,17 +209,7 @@ class Lerobot:
     def _goal(self, action: Action) -> dict[str, float]:
         goal: dict[str, float] = {}
         for name, command in action.commands.items():
-            component = self.spec.get_component(name)
-            if component is None:
-                known = [part.name for part in self.spec.components]
-                raise InterfaceValidationError(f"no component {name!r}{nearest(name, known)}")
-            if not component.supports_command(command.command) or command.value.shape != (component.dof,):
-                raise InterfaceValidationError(
-                    f"{name} takes {component.dof} numbers as {component.command[0]}, not {command.command} of "
-                    f"{command.value.shape}"
-                )
-            if not np.isfinite(command.value).all():
-                raise InterfaceValidationError(f"{name} is sent a target that is not finite")
+            commanded(self.spec, name, command)
             goal |= self._body.groups[name].write(command.value)
         return goal
 

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise.contract import Action, Command, ComponentSpec, Frame, InterfaceValidationError, RobotSpec
+from chunkwise.contract import (
+    Action,
+    Command,
+    ComponentSpec,
+    Frame,
+    RobotSpec,
+    commanded,
+)
 from chunkwise.contract.errors import nearest
 from chunkwise.plugins import require
 from chunkwise.tasks.lanes import JOINT_NAMES
@@ -168,9 +175,8 @@ class OpenArmSim:
         physics = self._catch_up()
         target = self._target.copy()
         for name, command in action.commands.items():
-            target[0, self._columns_of(name, command)] = command.value
-        if not np.isfinite(target).all():
-            raise InterfaceValidationError("action holds a joint target that is not finite")
+            commanded(self._spec, name, command)
+            target[0, self._columns[name]] = command.value
         self._target = np.clip(target, self._lower, self._upper)
         applied = {
             name: Command(command.command, self._target[0, self._columns[name]])
@@ -179,17 +185,6 @@ class OpenArmSim:
         if self._lockstep:
             self._advance(physics, self._period_substeps)
         return Action(applied, dict(action.meta))
-
-    def _columns_of(self, name: str, command: Command) -> slice:
-        """The columns of a command's component, once the command is known to fit it."""
-        component = self._spec.get_component(name)
-        if component is None:
-            raise InterfaceValidationError(f"no component {name!r}{nearest(name, self._columns)}")
-        if not component.supports_command(command.command):
-            raise InterfaceValidationError(f"{name} takes {component.command[0]}, not {command.command}")
-        if command.value.shape != (component.dof,):
-            raise InterfaceValidationError(f"{name} has {component.dof} joints, got {command.value.size} values")
-        return self._columns[name]
 
     def _connected(self) -> ArmPhysics:
         if self._physics is None:

@@ -11,8 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkwise.contract import Action, Command, Frame, Hold, InterfaceValidationError, RobotFailed
-from chunkwise.contract.errors import nearest
+from chunkwise.contract import Action, Command, Frame, Hold, InterfaceValidationError, RobotFailed, commanded
 from chunkwise.robots.ros2 import own
 from chunkwise.robots.ros2.body import Body, Observation, Output
 from chunkwise.robots.ros2.contracts import contract_body, igris_body
@@ -244,16 +243,7 @@ class Ros2:
 
     def _checked(self, name: str, command: Command) -> Command:
         """A command as it is sent."""
-        if name not in self._outputs:
-            raise InterfaceValidationError(f"no component {name!r}{nearest(name, self._outputs)}")
-        spec = self._outputs[name].component
-        if not spec.supports_command(command.command) or command.value.shape != (spec.dof,):
-            raise InterfaceValidationError(
-                f"{name} takes {spec.dof} numbers as {spec.command[0]}, not {command.command} of "
-                f"{command.value.shape}"
-            )
-        if not np.isfinite(command.value).all():
-            raise InterfaceValidationError(f"{name} is sent a target that is not finite")
+        spec = commanded(self.spec, name, command)
         value: NDArray[np.float64] = np.array(command.value)
         if spec.lower is not None or spec.upper is not None:
             value = np.clip(value, spec.lower, spec.upper)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chunkwise.cli import igris, main
+from chunkwise.cli import foreign_flags, main
 from chunkwise.cli import settings as settings_of
 from chunkwise.cli.parser import Parser
 from chunkwise.cli.settings import Settings
@@ -22,8 +22,8 @@ POLICY = EXAMPLE / "reach_policy.yaml"
 def read(*argv: str) -> Settings:
     parser = Parser("run", "", "")
     settings_of.add_flags(parser)
-    igris.add_flags(parser)
-    made, _ = settings_of.read(parser, igris.translated(argv))
+    foreign_flags.add_flags(parser)
+    made, _ = settings_of.read(parser, foreign_flags.translated(argv))
     return made
 
 
@@ -44,7 +44,12 @@ def test_every_flag_in_every_spelling(spelling: str) -> None:
 
 
 def test_rtc_is_the_strategy_of_that_name_in_a_process_of_its_own() -> None:
-    assert igris.translated(["--inference-algorithm", "rtc"]) == ["--strategy", "rtc", "--worker", "process"]
+    assert foreign_flags.translated(["--inference-algorithm", "rtc"]) == [
+        "--strategy",
+        "rtc",
+        "--worker",
+        "process",
+    ]
 
 
 def test_what_is_said_beside_them_wins() -> None:
@@ -63,7 +68,7 @@ def test_another_policy_reads_no_runtime_parameters() -> None:
 
 def test_without_them_nothing_changes() -> None:
     words = ["--robot", "mock", "--robot.cameras=head,left", "--seconds", "-1", "--policy", "wave", "-x"]
-    assert igris.translated(words) == words
+    assert foreign_flags.translated(words) == words
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,7 @@ def test_without_them_nothing_changes() -> None:
 )
 def test_what_is_asked_wrongly_is_said(words: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        igris.translated(words)
+        foreign_flags.translated(words)
 
 
 def test_wrong_parameters_are_said_before_anything_runs(
@@ -93,7 +98,7 @@ def test_wrong_parameters_are_said_before_anything_runs(
     path.write_text(json.dumps(tree | {"policy_update_period": 0}), encoding="utf-8")
     words = ["--inference-algorithm", "sequential", "--inference-runtime-params-config", str(path)]
     with pytest.raises(IgrisFileError, match="policy_update_period must be a whole number"):
-        igris.translated(words)
+        foreign_flags.translated(words)
     assert main(["run", "--robot", "igris_b", *words]) == 2
     assert "policy_update_period must be a whole number" in capsys.readouterr().err
 
@@ -101,7 +106,7 @@ def test_wrong_parameters_are_said_before_anything_runs(
 def test_help_shows_them_and_a_mistake_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(flag in shown for flag in igris.HELP)
+    assert all(flag in shown for flag in foreign_flags.HELP)
     assert main(["run", "--inference-algoritm", "rtc"]) == 2
     assert "did you mean '--inference-algorithm'" in capsys.readouterr().err
 

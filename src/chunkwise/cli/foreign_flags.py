@@ -1,4 +1,4 @@
-"""The flags of the IGRIS engine's ``run_inference.py``, as flags of ``chunkwise run``."""
+"""Flags of other programs as flags of ``chunkwise run``: those of the IGRIS engine's ``run_inference.py``."""
 
 from __future__ import annotations
 
