@@ -239,7 +239,7 @@ def section(title: str, text: str, judge: Judge, outcome: Outcome, left: list[st
         f"| control periods since the first chunk | {outcome.periods} |",
         f"| faults | {len(outcome.effects)} |",
         f"| turns of the loop without a command | {silent} |",
-        f"| periods without a turn: what the machine itself took | {outcome.missed} ({share:.3f} %) |",
+        f"| periods without a turn, and so without a command: the loop woke too late | {outcome.missed} ({share:.3f} %) |",
         f"| longest time between two commands, ms | {1e3 * outcome.gap_s:.1f} of {1e3 / outcome.control_hz:.1f} |",
         f"| commands beyond a limit, by the check at the robot | {len(judge.wrong)} of {judge.commands} |",
         f"| fastest joint, % of its limit | {100 * judge.fastest:.3f} |",
@@ -308,6 +308,8 @@ HEAD = [
     "`python benchmarks/endurance.py`. The `mock` robot with two cameras swings beyond its limits and close to its",
     "greatest speed, so that the gate has work, while every kind of fault of `chunkwise chaos` comes at random",
     "([chaos.md](../chaos.md)). Every command is checked at the robot by arithmetic of the benchmark's own.",
+    "A period without a turn is counted, and is not among the promises below: in real time no program can keep it on a "
+    "machine that others use too.",
     f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}.",
     "",
 ]
