@@ -20,6 +20,7 @@ import uvicorn
 
 from chunkwise.transports import Accept, Address, Limits
 from chunkwise.transports._http_protocol import MAX_HEAD_BYTES, BoundedProtocol
+from chunkwise.transports._stream import accept_no_more, settle
 from chunkwise.wires import HttpRequest, HttpResponse
 
 MAX_BODY_BYTES: Final = 16 << 20
@@ -144,6 +145,7 @@ class HttpListener:
         ticking.cancel()
         state = self._server.server_state
         for server in self._server.servers:
+            await accept_no_more(server.sockets)
             server.close()
         for connection in list(state.connections):
             connection.shutdown()
@@ -157,6 +159,7 @@ class HttpListener:
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*(s.wait_closed() for s in self._server.servers)), CLOSE_S)
         await asyncio.gather(ticking, *state.tasks, return_exceptions=True)
+        await settle()
 
 
 async def listen(address: Address, accept: Accept, limits: Limits, tls: ssl.SSLContext | None) -> HttpListener:

@@ -7,8 +7,9 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from chunkwise.transports import Accept, Address, Connection, Limits
 
@@ -23,6 +24,26 @@ KEEPALIVE = (
     ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 3),
 )
 """A silent peer is asked after 10 s, and gone after 25."""
+
+
+TURNS_TO_SETTLE: Final = 4
+
+
+async def settle() -> None:
+    """Let the event loop end what it has begun with sockets: one that was aborted is closed two turns later."""
+    for _ in range(TURNS_TO_SETTLE):
+        await asyncio.sleep(0)
+
+
+async def accept_no_more(listening: Iterable[socket.socket]) -> None:
+    """Take nobody from the queues of these sockets any more, before their server is closed.
+
+    A socket accepted in the turn in which an `asyncio.Server` closes is left open by it: no transport can be made
+    for a server without sockets, and only the garbage collector would close it.
+    """
+    for sock in listening:
+        asyncio.get_running_loop().remove_reader(sock)
+    await settle()
 
 
 class StreamPeer(asyncio.BufferedProtocol):
@@ -150,6 +171,7 @@ class StreamListener:
             self._watch.cancel()
         server, self._server = self._server, None
         if server is not None:
+            await accept_no_more(server.sockets)
             server.close()
         for peer in list(self._peers):
             peer.close()
@@ -158,6 +180,7 @@ class StreamListener:
             await asyncio.sleep(0.01)
         for peer in list(self._peers):
             peer.abort()
+        await settle()
         if server is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(server.wait_closed(), 1.0)

@@ -20,6 +20,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from chunkwise.transports import Accept, Address, Connection, Limits
+from chunkwise.transports._stream import accept_no_more, settle
 from chunkwise.transports.websocket import CLOSE_S, MAX_MESSAGE_BYTES, PING_S, QUEUED_FRAMES
 from chunkwise.wires import HttpRequest, HttpResponse
 
@@ -225,6 +226,7 @@ class WebsocketListener:
         server, self._server = self._server, None
         if server is None:
             return
+        await accept_no_more(server.sockets)
         server.close()
         for connection in list(self._connections):
             if connection.state is State.CONNECTING:
@@ -235,6 +237,7 @@ class WebsocketListener:
             connection.transport.abort()
         with suppress(TimeoutError):
             await asyncio.wait_for(server.wait_closed(), CLOSE_S)
+        await settle()
 
 
 async def listen(
