@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +13,22 @@ settings.register_profile(
     "chunkwise", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("chunkwise")
+
+
+def _descriptors() -> set[str]:
+    links = [
+        path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()
+    ]  # not the folder's own, closed again
+    return {f"{path.name} {os.readlink(path)}" for path in links}
+
+
+@pytest.fixture
+def descriptors() -> Callable[[], set[str]]:
+    """What this process has open: ``descriptors() - before`` is what was opened and left.
+
+    Not ``==``: what an earlier test has left to the garbage collector may go meanwhile.
+    """
+    return _descriptors
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

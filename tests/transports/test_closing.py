@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,7 @@ class Deaf:
         pass
 
 
-def descriptors() -> set[str]:
-    return {f"{path.name} {os.readlink(path)}" for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
-
-
-async def left_open(address: Address, turns: int) -> set[str]:
+async def left_open(address: Address, turns: int, descriptors: Callable[[], set[str]]) -> set[str]:
     """Descriptors left by a listener that is closed `turns` turns of the loop after somebody has knocked."""
     transport: Any = plugins.load("transports", address.transport)
     before = descriptors()
@@ -52,13 +48,17 @@ async def left_open(address: Address, turns: int) -> set[str]:
 @pytest.mark.parametrize("turns", range(7))
 @pytest.mark.parametrize("name", ["unix", "tcp", "http", "websocket"])
 def test_a_listener_that_closes_leaves_no_socket(
-    name: str, turns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    turns: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    descriptors: Callable[[], set[str]],
 ) -> None:
     monkeypatch.setattr("chunkwise.transports._websocket_server.CLOSE_S", 0.1)
     address = Address(name, str(tmp_path / "it")) if name == "unix" else Address(name, host="127.0.0.1")
     gc.collect()
     gc.disable()
     try:
-        assert asyncio.run(left_open(address, turns)) == set()
+        assert asyncio.run(left_open(address, turns, descriptors)) == set()
     finally:
         gc.enable()

@@ -5,17 +5,13 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from chunkwise.transports._memory import NONCE_BYTES, SharedMemory, attach
-
-
-def descriptors() -> set[str]:
-    """What this process has open."""
-    return {os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()} - {"/proc/self/fd"}
 
 
 def test_both_ends_see_the_same_bytes() -> None:
@@ -64,7 +60,9 @@ def test_what_is_not_the_same_memory_is_not_attached(wrong: str, tmp_path: Path)
     memory.close()
 
 
-def test_closing_leaves_nothing_even_while_somebody_looks() -> None:
+def test_closing_leaves_nothing_even_while_somebody_looks(
+    descriptors: Callable[[], set[str]],
+) -> None:
     before = descriptors()
     memory = SharedMemory(4096)
     looks = np.frombuffer(memory.buffer[:8], dtype=np.uint8)
@@ -80,7 +78,9 @@ def test_closing_leaves_nothing_even_while_somebody_looks() -> None:
     assert descriptors() <= before
 
 
-def test_memory_that_cannot_be_had_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_cannot_be_had_is_an_os_error(
+    monkeypatch: pytest.MonkeyPatch, descriptors: Callable[[], set[str]]
+) -> None:
     def full(*given: object, **named: object) -> None:
         raise OSError(12, "Cannot allocate memory")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -73,11 +73,13 @@ def test_who_does_not_read_is_gone(ends: tuple[Channel, Channel]) -> None:
             here.send({"n": 1})
 
 
-def test_what_is_no_message_is_refused_and_no_descriptor_stays_open(ends: tuple[Channel, Channel]) -> None:
+def test_what_is_no_message_is_refused_and_no_descriptor_stays_open(
+    ends: tuple[Channel, Channel], descriptors: Callable[[], set[str]]
+) -> None:
     _, there = ends
     raw: socket.socket = ends[0]._socket
     memory = Memory.new(4096)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [memory.fd]))]
     two = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [memory.fd] * 2))]
     for data, with_it in (
@@ -91,7 +93,7 @@ def test_what_is_no_message_is_refused_and_no_descriptor_stays_open(ends: tuple[
         raw.sendmsg([data], with_it)
         with pytest.raises(ValueError, match=r".+"):
             there.receive()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() - before == set()
     memory.close()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,14 @@ PATIENCE_S = 60.0
 FRAME = Frame({"eye": np.zeros((64, 64, 3), dtype=np.uint8)})
 
 
-def there_is() -> tuple[set[str], int, set[int], set[str]]:
+def there_is(descriptors: Callable[[], set[str]]) -> set[str]:
     """Names in /dev/shm, open descriptors, children, threads of ours."""
-    children: set[int] = set()
+    children: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # a thread of another test that ends meanwhile
-            children.update(map(int, (task / "children").read_text().split()))
+            children.update((task / "children").read_text().split())
     threads = {thread.name for thread in threading.enumerate() if thread.name == "chunkwise-keeper"}
-    return set(os.listdir("/dev/shm")), len(os.listdir("/proc/self/fd")), children, threads
+    return descriptors() | children | threads | set(os.listdir("/dev/shm"))
 
 
 def one_run(end: int) -> None:
@@ -52,23 +53,23 @@ def one_run(end: int) -> None:
     worker.close()
 
 
-def test_a_hundred_starts_and_stops_leave_everything_as_it_was() -> None:
+def test_a_hundred_starts_and_stops_leave_everything_as_it_was(descriptors: Callable[[], set[str]]) -> None:
     one_run(0)
-    before = there_is()
+    before = there_is(descriptors)
     for number in range(100):
         one_run(number % 4)
-    assert there_is() == before
+    assert there_is(descriptors) - before == set()
 
 
-def test_starts_that_fail_leave_nothing() -> None:
+def test_starts_that_fail_leave_nothing(descriptors: Callable[[], set[str]]) -> None:
     die = load("policies", f"{Path(__file__).with_name('elsewhere.py')}:exit_now")
     worker = ProcessWorker(die)
     worker.close()
-    before = there_is()
+    before = there_is(descriptors)
     for name in ("Raises", "Dies", "Leaves") * 3:
         with pytest.raises(WorkerFailed):
             ProcessWorker.host(_recipe(name))
-    assert there_is() == before
+    assert there_is(descriptors) - before == set()
 
 
 def _recipe(name: str) -> Any:
