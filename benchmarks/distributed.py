@@ -120,7 +120,7 @@ def engine(folder: Path, listen: str) -> Iterator[str]:
             told = json.loads(line)
             if told["event"] == "listening":
                 where = told["address"]
-            if told["event"] == "policy_loaded":
+            if told["event"] == "ready":
                 break
         if listen.startswith("native=unix:"):
             yield f"native+unix://{listen.partition('unix:')[2]}"

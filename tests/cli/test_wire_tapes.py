@@ -334,7 +334,7 @@ def test_a_server_tapes_itself_and_record_wire_ends_on_sigterm(tmp_path: Path) -
     record = [*command, "record-wire", "--listen", f"native=unix:{middle}", "--to", f"unix:{socket}"]
     tapes = tmp_path / "tapes"
     with subprocess.Popen([*serve, "--tape", str(tapes)], stderr=subprocess.PIPE, text=True) as server:
-        _until(server, "policy_loaded")
+        _until(server, "ready")
         with subprocess.Popen(
             [*record, "--tape", str(tmp_path / "r.tape")], stderr=subprocess.PIPE, text=True
         ) as proxy:

@@ -77,7 +77,7 @@ class PolicyServer:
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.wait_for("policy_loaded")
+        self.wait_for("ready")
 
     def _read(self) -> None:
         assert self._process.stderr is not None

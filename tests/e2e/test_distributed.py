@@ -50,7 +50,7 @@ class EngineProcess:
             assert told["event"] != "policy_failed_to_load", told
             if told["event"] == "listening":
                 self.port = int(told["address"].rpartition(":")[2].partition("?")[0])
-            if told["event"] == "policy_loaded":
+            if told["event"] == "ready":
                 break
 
     @property

@@ -122,7 +122,7 @@ def serving(*argv: str) -> Iterator[str]:
         for line in process.stderr:
             told = json.loads(line)
             assert told["event"] != "policy_failed_to_load", told
-            if told["event"] == "policy_loaded":
+            if told["event"] == "ready":
                 break
         yield argv[-1].partition("=unix:")[2]
     finally:

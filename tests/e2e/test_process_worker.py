@@ -107,7 +107,7 @@ def test_a_server_goes_on_when_its_process_is_killed(tmp_path: Path) -> None:
         watchdog.start()
         try:
             assert server.stderr is not None
-            next(line for line in server.stderr if "policy_loaded" in line)
+            next(line for line in server.stderr if '"ready"' in line)
             there: Any = plugins.load("policies", "remote")(url=f"native+unix://{path}")
             frame = Frame(state={"arm": np.array([1.0, 2.0])})
             assert there.infer(frame, ChunkRequest(0)).rows.tolist() == [[1.0, 2.0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -121,6 +122,33 @@ def test_one_policy_on_many_addresses(serve: Any, held: Any, tmp_path: Path) -> 
 
     serve(story, [native(Address("unix", str(path))), native(TCP), native(TCP)])
     assert not path.exists()
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_it_says_that_it_is_ready_once_all_listen_and_the_policy_is_loaded(
+    held: Any, loads: bool, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    go = threading.Event()
+
+    def make() -> Any:
+        assert go.wait(PATIENCE_S)
+        if not loads:
+            raise ValueError("on purpose")
+        return held
+
+    async def whole() -> None:
+        listens = [native(Address("unix", str(tmp_path / name))) for name in ("a", "b")]
+        server = Server(make, listens, on_event=lambda name, **details: said.append(name))
+        await server.start()
+        assert said == ["listening", "listening"]
+        go.set()
+        await server.service.loaded
+        await asyncio.sleep(0)
+        assert said[2:] == (["policy_loaded", "ready"] if loads else ["policy_failed_to_load"])
+        await server.stop(drain_s=0.0)
+
+    asyncio.run(whole())
 
 
 def test_who_shows_no_token_is_refused_and_the_connection_ends(serve: Any, tmp_path: Path) -> None:

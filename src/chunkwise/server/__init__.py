@@ -93,7 +93,7 @@ class Server:
             _check(listen, self._settings)
 
     async def start(self) -> None:
-        """Listen everywhere, and begin to load the policy.
+        """Listen everywhere, and begin to load the policy; the event ``ready`` tells when both are done.
 
         Raises:
             OSError: an address cannot be had; nothing listens then.
@@ -114,6 +114,7 @@ class Server:
             await self.stop(drain_s=0)
             raise
         self._sweeper = asyncio.create_task(self._sweep())
+        self.service.loaded.add_done_callback(self._told_ready)
 
     @property
     def addresses(self) -> list[Address]:
@@ -133,6 +134,10 @@ class Server:
         await asyncio.gather(*(listener.close() for listener in listeners))
         self.service.close()
         self._say("stopped")
+
+    def _told_ready(self, loaded: asyncio.Future[Readiness]) -> None:
+        if not loaded.cancelled() and loaded.result() is Readiness.READY:
+            self._say("ready", addresses=[str(address) for address in self.addresses])
 
     def _taped(self, listen: Listen) -> Accept:
         about = {"wire": listen.name, "transport": listen.address.transport, "address": str(listen.address)}
