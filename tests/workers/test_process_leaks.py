@@ -26,17 +26,20 @@ pytestmark = pytest.mark.slow
 
 ProcessWorker: Any = load("workers", "process")
 PATIENCE_S = 60.0
+NAMED = ("chunkwise", "psm_", "sem.mp-", "pymp-", "torch_")
+"""How memory is called that a Python program could have left; other programs have theirs there, too."""
 FRAME = Frame({"eye": np.zeros((64, 64, 3), dtype=np.uint8)})
 
 
 def there_is(descriptors: Callable[[], set[str]]) -> set[str]:
-    """Names in /dev/shm, open descriptors, children, threads of ours."""
+    """Names of memory, open descriptors, children, threads of ours."""
     children: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # a thread of another test that ends meanwhile
             children.update((task / "children").read_text().split())
     threads = {thread.name for thread in threading.enumerate() if thread.name == "chunkwise-keeper"}
-    return descriptors() | children | threads | set(os.listdir("/dev/shm"))
+    memory = {name for name in os.listdir("/dev/shm") if name.startswith(NAMED)}
+    return descriptors() | children | threads | memory
 
 
 def one_run(end: int) -> None:
