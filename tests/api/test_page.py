@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"from-inferaxis.md": (7, 40), "from-igris.md": (12, 25)}
+PAGES = {"from-inferaxis.md": (7, 40), "from-igris.md": (12, 25), "from-ib-robot.md": (18, 50)}
 """Modules of tests that a page names, and at least so many tests."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def write(
     hold: NDArray[Any] | None = None,
     spread: float = 0.3,
     seed: int = 0,
+    network: Callable[[Path], None] | None = None,
 ) -> Tiny:
     """An exported policy.
 
@@ -67,12 +68,15 @@ def write(
         hold: mean of the actions, (dim,); random by default.
         spread: their standard deviation.
         seed: of weights and statistics.
+        network: writes another network, of numbers that nobody scales.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     statistics = {name: _statistics(rng, shape) for name, shape in inputs.items()}
     statistics[ACTION] = _statistics(rng, (dim,))
     statistics[ACTION]["std"] = np.full(dim, spread, np.float32)
+    if network is not None:
+        statistics = {name: _unscaled(each) for name, each in statistics.items()}
     if hold is not None:
         statistics[ACTION]["mean"] = np.asarray(hold, np.float32)
     features = {name: {"type": KINDS.get(name, "VISUAL"), "shape": list(shape)} for name, shape in inputs.items()}
@@ -83,7 +87,10 @@ def write(
     before = (1, n_obs_steps) if kind == "diffusion" else (1,)
     sizes = {name: (*before, *shape) for name, shape in inputs.items()}
     weights = rng.normal(0, 0.2, (sum(map(int, map(np.prod, sizes.values()))), rows * dim)).astype(np.float32)
-    write_network(folder / "model.onnx", sizes, weights, (1, rows, dim))
+    if network is None:
+        write_network(folder / "model.onnx", sizes, weights, (1, rows, dim))
+    else:
+        network(folder / "model.onnx")
     Exported(
         folder,
         "onnx",
@@ -128,6 +135,11 @@ def _statistics(rng: np.random.Generator, shape: tuple[int, ...]) -> dict[str, N
     mean = rng.uniform(0.2, 0.6, shape).astype(np.float32)
     std = rng.uniform(0.2, 0.4, shape).astype(np.float32)
     return {"mean": mean, "std": std, "min": mean - 2, "max": mean + 2}
+
+
+def _unscaled(of: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    zero = np.zeros_like(of["mean"])
+    return {"mean": zero, "std": zero + 1, "min": zero - 10, "max": zero + 10}
 
 
 def _write_processors(folder: Path, inputs: Any, action: Any, statistics: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "drive a robot with a policy, and report how it went",
     "serve": "let robots elsewhere ask a policy, over any number of wires at once",
     "engine": "serve a policy's network alone, to robots that do what stands before and after it",
+    "up": "drive a robot of IB-Robot's as its robot_config YAML says, without ROS",
     "chaos": "run a robot and a policy under faults, and show what each cost",
     "check": "see whether a policy fits a robot, without moving it",
     "export": "make a policy's network run without torch, and see that it answers the same",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from chunkwise import plugins
 from chunkwise.cli.settings import Choice, Settings
@@ -49,7 +49,7 @@ def placed(policy: Choice, mode: str, network: str | None) -> Choice:
     return Choice("distributed", {"path": policy.name, "network": network, **options})
 
 
-def backed(policy: Choice, fallback: str | None) -> Choice:
+def backed(policy: Choice, fallback: str | dict[str, Any] | None) -> Choice:
     """The policy with another one behind it, which answers while it cannot."""
     if not fallback:
         return policy

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from chunkwise import plugins
-from chunkwise.contract import ActionChunk, ChunkRequest, Frame
+from chunkwise.contract import ActionChunk, ChunkRequest, Frame, InterfaceValidationError
 from chunkwise.policies._apart import FarEngine, NearPreprocessor
 from chunkwise.policies._checkpoint import open_checkpoint
+from chunkwise.policies._stages import TensorPreprocessor
 from chunkwise.policies._tensor_policy import TensorPolicy
+from chunkwise.policies._topics import TopicNetwork
 from chunkwise.policies._wiring import Wishes
+from chunkwise.transports._ros2.inference_topics import SCHEME, InferenceTopics
 
 __all__ = ["Distributed"]
 
@@ -23,7 +26,9 @@ class Distributed(TensorPolicy):
 
     Args:
         path: the directory.
-        network: where `chunkwise engine` serves its network: ``native://host:7777``, ``native+unix:///run/x.sock``.
+        network: where `chunkwise engine` serves its network: ``native://host:7777``, ``native+unix:///run/x.sock``,
+            or the topics of ``chunkwise engine --ros2`` or of IB-Robot's ``pure_inference_node``:
+            ``ros2://?domain=0&input=/preprocessed/batch&output=/inference/action``.
         timeout_s: an answer that takes longer is given up.
         start_timeout_s: a network that loads for longer is given up.
         token: the secret that the server asks for; CHUNKWISE_TOKEN where it is empty.
@@ -64,21 +69,36 @@ class Distributed(TensorPolicy):
     ) -> None:
         checkpoint = open_checkpoint(path)
         digest = checkpoint.processors().digest
-        remote: Any = plugins.load("policies", "remote")(
-            url=network,
-            timeout_s=timeout_s,
-            start_timeout_s=start_timeout_s,
-            token=token,
-            tls=tls,
-            ca_file=ca_file,
-        )
+        remote: Any
+        if network.startswith(f"{SCHEME}:"):
+            if token or tls or ca_file:
+                raise InterfaceValidationError(
+                    "topics know neither a token nor TLS: leave token, tls and ca_file out"
+                )
+            remote = TopicNetwork(
+                InferenceTopics.parse(network),
+                checkpoint,
+                digest,
+                timeout_s=timeout_s,
+                start_timeout_s=start_timeout_s,
+            )
+        else:
+            remote = plugins.load("policies", "remote")(
+                url=network,
+                timeout_s=timeout_s,
+                start_timeout_s=start_timeout_s,
+                token=token,
+                tls=tls,
+                ca_file=ca_file,
+            )
         try:
             self._far = FarEngine(remote, checkpoint, digest)
             super().__init__(
                 checkpoint,
                 self._far,
                 Wishes(images, state, environment, actions),
-                preprocessor=NearPreprocessor,
+                # An engine of IB-Robot's has no part of the preprocessing: it gets pictures as float32.
+                preprocessor=TensorPreprocessor if getattr(remote, "original", False) else NearPreprocessor,
                 task=task,
                 control_hz=control_hz,
                 n_action_steps=n_action_steps,

@@ -135,6 +135,9 @@ class Inference:
                 job = waiting
             if job is waiting:
                 seat.waiting = None
+                if seat in self._order:
+                    self._order.remove(seat)
+                    seat.queued = False
         if job is not None:
             self._finish(job, problem)
 

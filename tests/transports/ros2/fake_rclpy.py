@@ -34,6 +34,8 @@ class Message:
             assert isinstance(value, array.array) and value.typecode == before.typecode, "a slow setter"
         else:
             assert isinstance(value, type(before)), f"The {name!r} field must be a {type(before).__name__}"
+        single = {"sequence<boolean>": bool, "sequence<string>": str}.get(self.FIELDS[name][0])
+        assert single is None or all(isinstance(item, single) for item in value), f"{name!r} and each value of it"
         object.__setattr__(self, name, value)
 
 
@@ -51,6 +53,7 @@ JointState = message(
     velocity=("sequence<double>", lambda: array.array("d")),
 )
 Gid = message("Gid", data=("uint8[4]", lambda: np.zeros(4, np.uint8)))
+Flags = message("Flags", all=("sequence<boolean>", list))
 Gids = message("Gids", all=("sequence<sensor_msgs/Gid>", list))
 
 
@@ -149,7 +152,7 @@ def modules(graph: Graph) -> dict[str, Any]:
         "rclpy.context": {"Context": Context},
         "rclpy.serialization": {"deserialize_message": deserialize},
         "sensor_msgs": {},
-        "sensor_msgs.msg": {"JointState": JointState, "Gid": Gid, "Gids": Gids},
+        "sensor_msgs.msg": {"JointState": JointState, "Gid": Gid, "Gids": Gids, "Flags": Flags},
         "std_msgs": {},
         "std_msgs.msg": {"Header": Header},
         "builtin_interfaces": {},

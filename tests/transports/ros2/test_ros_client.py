@@ -94,6 +94,11 @@ def test_messages_in_messages(node: Any, graph: Any) -> None:
     assert graph.published[0][1].all[0].data.tolist() == [1, 2, 3, 4]
 
 
+def test_truths_go_in_as_pythons_own(node: Any, graph: Any) -> None:
+    node.publisher("/flags", "sensor_msgs/msg/Flags").publish({"all": np.array([True, False])})
+    assert graph.published[0][1].all == [True, False]
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [

@@ -165,3 +165,38 @@ def test_every_cut_of_a_message_is_a_typed_error(types: Types) -> None:
     for length in range(len(whole)):
         with pytest.raises(MalformedMessage):
             types.decode(JOINTS, whole[:length])
+
+
+@pytest.mark.parametrize("little", [True, False])
+def test_a_message_of_very_many_parts_is_not_put_together(types: Types, little: bool) -> None:
+    """Their bytes are few, and each costs a hundred times as much in memory, and the interpreter's time."""
+    store = types._store
+    many = "ibrobot_msgs/msg/VariantsList"
+    for fields in ({"variants": [{}] * 2000}, {"variants": [{"string_array": [""] * 20_000}]}):
+        data = bytes(store.serialize_cdr(types.make(many, fields), many, little_endian=little))
+        with pytest.raises(MalformedMessage, match="more than 16384 texts and messages"):
+            types.decode(many, data)
+    joints = {"name": [str(at) for at in range(17_000)]}
+    with pytest.raises(MalformedMessage, match="more than 16384"):
+        types.decode(JOINTS, bytes(store.serialize_cdr(types.make(JOINTS, joints), JOINTS, little_endian=little)))
+
+
+def test_a_large_message_of_few_parts_is_read(types: Types) -> None:
+    many = "ibrobot_msgs/msg/VariantsList"
+    whole = {
+        "variants": [
+            {
+                "key": f"k{at}",
+                "type": "t" * at,
+                "bool_array": [True] * at,
+                "string_array": ["x" * at, ""],
+                "int_64_array": {"layout": {"dim": [{"label": "l" * at, "size": at}] * at}, "data": range(at)},
+                "float_32_array": {"data": np.zeros(9000 + at, np.float32)},
+            }
+            for at in range(6)
+        ]
+    }
+    data = types.encode(many, whole)
+    assert len(data) > 1 << 16 and types.encode(many, types.decode(many, data)) == data
+    names = {"name": [f"j{at}" for at in range(16_000)], "position": np.zeros(16_000)}
+    assert len(types.decode(JOINTS, types.encode(JOINTS, names)).name) == 16_000

@@ -113,8 +113,9 @@ class Ros2:
             self._let_go()
             raise
         readings, _, _ = self._newest.now()
+        seen = readings | {name: joined(readings, keys) for name, keys in self._body.joined.items()}
         self._target = {
-            name: self._measured(output, readings).value if output.state else np.zeros(output.component.dof)
+            name: self._measured(output, seen).value if output.state else np.zeros(output.component.dof)
             for name, output in self._outputs.items()
         }
         self._unsent: dict[str, str] = {}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkwise.contract import InterfaceValidationError
 from chunkwise.robots.ros2.body import Observation
+
+MAX_TEXT: Final = 1000
+"""Of what is said of a message; names and encodings in it may be as long as they like."""
 
 
 class Reading(NamedTuple):
@@ -50,10 +53,10 @@ class Newest:
             try:
                 value = item.read(message)
             except InterfaceValidationError as error:
-                self._faults[item.key] = f"{topic}: {error}"
+                self._faults[item.key] = f"{topic}: {error}"[:MAX_TEXT]
                 continue
             if value is None:
-                self.strangers[item.key] = f"the joints there are {', '.join(message.name)}"
+                self.strangers[item.key] = f"the joints there are {', '.join(message.name)}"[:MAX_TEXT]
                 continue
             if value.flags.writeable:
                 value.flags.writeable = False
@@ -65,7 +68,7 @@ class Newest:
 
     def fault(self, topic: str, error: Exception) -> None:
         """What came at a topic was no message."""
-        self._faults[topic] = str(error)
+        self._faults[topic] = str(error)[:MAX_TEXT]
 
     def now(self) -> tuple[dict[str, Reading], dict[str, str], set[str]]:
         """The readings, what is wrong, and which readings are older than they may be."""

@@ -264,16 +264,18 @@ class _Writer:
         self.guid: UUID = writer.guid
 
     def publish(self, fields: Any) -> None:
-        if self._writer is None:
+        writer = self._writer  # another thread may close it meanwhile
+        if writer is None:
             raise ConnectionError(f"the publisher of {self._topic} is closed")
         data = self._types.encode(self._kind, fields)
         try:
-            self._writer.write(self._made.holding(data))
+            writer.write(self._made.holding(data))
         except self._error as error:
             raise TimeoutError(f"{self._topic}: not sent, its readers do not come after ({error})") from error
 
     def listeners(self) -> int:
-        return 0 if self._writer is None else len(self._writer.get_matched_subscriptions())
+        writer = self._writer
+        return 0 if writer is None else len(writer.get_matched_subscriptions())
 
     def close(self) -> None:
         """Let go of it."""

@@ -190,7 +190,8 @@ def _value(empty: Any, kind: str, given: Any) -> Any:
         return np.asarray(given, empty.dtype)
     if isinstance(empty, list):
         inner = kind.removeprefix("sequence<").partition(",")[0].rstrip(">").partition("[")[0]
-        return [message_of(inner, item) if "/" in inner else item for item in given]
+        items = given.tolist() if isinstance(given, np.ndarray) else given  # truths must be Python's own
+        return [message_of(inner, item) if "/" in inner else item for item in items]
     return type(empty)(given)
 
 

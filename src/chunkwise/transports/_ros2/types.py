@@ -6,6 +6,7 @@ CDR is written and read by ``rosbags``: an image costs it a fifth of a milliseco
 from __future__ import annotations
 
 import operator
+import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -19,6 +20,14 @@ from chunkwise.transports._ros2.names import type_name
 MAX_TEXT: Final = 1 << 18
 """Of one ``.msg`` file."""
 MAX_TYPES: Final = 256
+MAX_PARTS: Final = 1 << 14
+"""Texts and messages within one message: each is an object, a hundred times as large as its bytes."""
+_SIZES: Final = {
+    **dict.fromkeys(("bool", "byte", "char", "octet", "int8", "uint8"), 1),
+    **dict.fromkeys(("int16", "uint16"), 2),
+    **dict.fromkeys(("int32", "uint32", "float32"), 4),
+    **dict.fromkeys(("int64", "uint64", "float64"), 8),
+}
 _BASE, _NAME, _ARRAY = 1, 2, 3  # rosbags.interfaces.Nodetype; a sequence is what is left
 _TEXTS: Final = ("string", "wstring")
 
@@ -121,10 +130,21 @@ class Types:
         """
         if len(data) > self.max_bytes:
             raise MalformedMessage(f"a {name} of {len(data)} bytes; at most {self.max_bytes} are taken")
+        if len(data) > MAX_PARTS:  # each is a byte or more
+            self._require_few(name, data)
         try:
             return self._store.deserialize_cdr(data, name)
         except Exception as error:  # generated code: whatever the bytes make it raise
             raise MalformedMessage(f"no {name} in {len(data)} bytes: {' '.join(str(error).split())}") from error
+
+    def _require_few(self, name: str, data: bytes) -> None:
+        """Raise where a message has more parts than are taken; what is no message is left to the decoder."""
+        try:
+            few = _Parts(self, data).skip((_NAME, name))
+        except (struct.error, IndexError, KeyError):
+            return
+        if not few:
+            raise MalformedMessage(f"a {name} of {len(data)} bytes has more than {MAX_PARTS} texts and messages")
 
     def _add(self, texts: Mapping[str, str], typesys: Any) -> None:
         if len(texts) > MAX_TYPES:
@@ -179,6 +199,55 @@ class Types:
             return bool(given) if base == "bool" else float(given) if "float" in base else operator.index(given)
         except (TypeError, ValueError) as error:
             raise Ros2Error(f"{where} is one {base}, got {type(given).__name__}") from error
+
+
+class _Parts:
+    """A walk through the CDR of a message that makes nothing of it.
+
+    Args:
+        types: that are known.
+        data: the message with its four bytes of header.
+    """
+
+    def __init__(self, types: Types, data: bytes) -> None:
+        self._types, self._data, self._at, self._left = types, data, 4, MAX_PARTS
+        self._count = struct.Struct("<I" if data[1] & 1 else ">I").unpack_from
+
+    def skip(self, kind: Kind) -> bool:
+        """Go behind a value; False where it has more parts than are left."""
+        if kind[0] == _NAME:
+            self._left -= 1
+            return self._left >= 0 and all(map(self.skip, self._types.fields(kind[1]).values()))
+        if kind[0] == _BASE:
+            return self._skip_single(kind[1][0])
+        inner, size = kind[1]
+        count = size if kind[0] == _ARRAY else self._read()
+        if inner[0] == _BASE and inner[1][0] not in _TEXTS:
+            if count:
+                width = _SIZES[inner[1][0]]
+                self._align(width)
+                self._at += count * width
+            return True
+        return count <= self._left and all(self.skip(inner) for _ in range(count))
+
+    def _skip_single(self, base: str) -> bool:
+        if base in _TEXTS:
+            length = self._read()
+            self._at += length
+            self._left -= 1
+            return self._left >= 0
+        self._align(_SIZES[base])
+        self._at += _SIZES[base]
+        return True
+
+    def _read(self) -> int:
+        self._align(4)
+        (count,) = self._count(self._data, self._at)
+        self._at += 4
+        return int(count)
+
+    def _align(self, width: int) -> None:
+        self._at += (4 - self._at) % width  # the header does not count
 
 
 def _numbers(base: str, given: Any, size: int | None, where: str) -> np.ndarray[Any, Any]:
