@@ -87,7 +87,12 @@ def require(module: str, *, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise
-        raise MissingExtra(f"{module} is not installed: pip install 'chunkwise[{extra}]'") from error
+        raise MissingExtra(f"{module} is not installed: {cure(extra)}") from error
+
+
+def cure(extra: str) -> str:
+    """The command that installs an extra; pip before 23.3 knows only the name with hyphens."""
+    return f"pip install 'chunkwise[{extra.replace('_', '-')}]'"
 
 
 def summary(kind: str, name: str) -> str:
@@ -129,9 +134,7 @@ def _import(module: str, kind: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("chunkwise"):
             raise
-        raise MissingExtra(
-            f"{kind} adapter {name!r} needs {error.name!r}: pip install 'chunkwise[{name}]'"
-        ) from error
+        raise MissingExtra(f"{kind} adapter {name!r} needs {error.name!r}: {cure(name)}") from error
 
 
 def _from_path(kind: str, name: str) -> Any:

@@ -110,7 +110,7 @@ def test_list_marks_what_is_not_installed(
     monkeypatch.setattr(list_command, "missing", lambda name: ["mujoco"] if name == "openarm_sim" else [])
     assert main(["list", "robots"]) == 0
     out = capsys.readouterr().out
-    assert "not installed: pip install 'chunkwise[openarm_sim]'" in out
+    assert "not installed: pip install 'chunkwise[openarm-sim]'" in out
     assert out.count("not installed") == 1
 
 

@@ -100,6 +100,13 @@ def far(policy: Any) -> Any:
     return policy._far._policy
 
 
+def by_a_clock(policy: Any) -> list[float]:
+    """Whoever changes it changes the time that the connection of a policy goes by."""
+    now_s = [100.0]
+    far(policy)._clock = lambda: now_s[0]
+    return now_s
+
+
 class Original:
     """What the original's ``pure_inference_node`` does: it knows no handshake and answers no mistake.
 
@@ -409,8 +416,7 @@ def test_an_engine_that_falls_silent_fails_at_once_and_is_used_again_when_it_is_
     near: Path, scripted: Scripted, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = connect(stack, near)
-    now_s = [100.0]
-    far(policy)._clock = lambda: now_s[0]
+    now_s = by_a_clock(policy)
     scripted.say("one")
     scripted.reply = lambda request: Reply(request.id, ROWS, session=request.session)
     assert "reconnected" not in policy.infer(frame(0), ChunkRequest(0)).meta
@@ -428,8 +434,7 @@ def test_an_engine_that_goes_while_it_is_asked_is_not_waited_for(
     near: Path, scripted: Scripted, stack: ExitStack
 ) -> None:
     policy = connect(stack, near)
-    now_s = [100.0]
-    far(policy)._clock = lambda: now_s[0]
+    now_s = by_a_clock(policy)
     scripted.say("one")
 
     def dies(request: Any) -> None:
@@ -484,8 +489,7 @@ def test_an_engine_that_another_one_replaces_is_not_waited_for(
     near: Path, scripted: Scripted, stack: ExitStack
 ) -> None:
     policy = connect(stack, near)
-    now_s = [100.0]
-    far(policy)._clock = lambda: now_s[0]
+    now_s = by_a_clock(policy)
     scripted.say("one")
 
     def dies(request: Any) -> None:

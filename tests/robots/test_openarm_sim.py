@@ -227,7 +227,7 @@ def test_closing_twice_is_fine_and_a_closed_robot_says_so() -> None:
 
 def test_missing_mujoco_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'chunkwise\[openarm_sim\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'chunkwise\[openarm-sim\]'"):
         OpenArmSim().connect()
 
 

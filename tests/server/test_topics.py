@@ -326,14 +326,7 @@ def test_a_flood_is_refused_before_it_is_queued(graph: Any, asker: Asker, tiny: 
     running = Running(graph, lambda: network_of(tiny), max_waiting=3)
     stack.callback(running.close)
     running.loaded()
-    held, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        held.set()
-        go.wait(PATIENCE_S)
-
-    running._loop.call_soon_threadsafe(hold)
-    assert held.wait(PATIENCE_S)
+    go = running.hold_the_loop()
     for number in range(10):
         asker.ask(str(number), {}, session=str(number), operation="hello")
     busy = [asker.next() for _ in range(7)]
@@ -348,14 +341,7 @@ def test_a_flood_of_what_is_no_request_is_bounded_too(
     running = Running(graph, lambda: network_of(tiny), max_waiting=3)
     stack.callback(running.close)
     running.loaded()
-    held, go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        held.set()
-        go.wait(PATIENCE_S)
-
-    running._loop.call_soon_threadsafe(hold)
-    assert held.wait(PATIENCE_S)
+    go = running.hold_the_loop()
     for number in range(10):
         asker.send(fields_of({"task.chunkwise": ["version=9"], REQUEST_ID: [str(number)]}))
     asker.ask("", {}, session="s", operation="reset")

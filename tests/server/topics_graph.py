@@ -127,6 +127,18 @@ class Running:
         self.run(wait())
         return self
 
+    def hold_the_loop(self) -> threading.Event:
+        """Let nothing happen on the loop, until the event is set."""
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            held.set()
+            go.wait(PATIENCE_S)
+
+        self._loop.call_soon_threadsafe(hold)
+        assert held.wait(PATIENCE_S)
+        return go
+
     def on_loop(self, do: Callable[[], Any]) -> Any:
         async def doing() -> Any:
             return do()

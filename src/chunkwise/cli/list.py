@@ -59,5 +59,5 @@ def _text(kind: str, entries: Sequence[dict[str, str | list[str]]]) -> str:
     for entry in entries:
         lines.append(f"  {entry['name']:<18} {entry['summary']}".rstrip())
         if entry["missing"]:
-            lines.append(f"  {'':<18} not installed: pip install 'chunkwise[{entry['name']}]'")
+            lines.append(f"  {'':<18} not installed: {plugins.cure(str(entry['name']))}")
     return "\n".join(lines)
