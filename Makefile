@@ -10,9 +10,9 @@ export OPENBLAS_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 
-.PHONY: demo test check dora-env openpi-env lint types format train clean help \
+.PHONY: demo test test-ray check dora-env openpi-env ray-env lint types format train clean help \
   bench bench-chunking bench-tick bench-run-step bench-recording bench-wires bench-clients bench-engines \
-  bench-guidance bench-workers bench-jitter bench-distributed bench-endurance fuzz
+  bench-guidance bench-workers bench-jitter bench-distributed bench-cluster bench-endurance fuzz
 
 help:            ## this page
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -23,6 +23,9 @@ demo: $(VENV)/.demo  ## set up and run the main job: a two-armed OpenArm in simu
 test: $(VENV)/.dev  ## set up and pass every test
 	$(MAKE) --no-print-directory lint types
 	$(PY) -m pytest
+
+test-ray: ray-env     ## set up and pass the tests that run a Ray cluster
+	.venv-ray/bin/python -m pytest tests/cluster
 
 check: $(VENV)/.dev  ## the fast loop: format, lint, types, import rules, unit and conformance tests
 	$(MAKE) --no-print-directory lint types
@@ -40,7 +43,7 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	$(VENV)/bin/ruff check --fix .
 
 bench: bench-tick bench-run-step bench-recording bench-wires bench-engines bench-guidance bench-workers bench-jitter \
-  bench-distributed bench-chunking ## every benchmark but the ones that take ten minutes
+  bench-distributed bench-cluster bench-chunking ## every benchmark but the ones that take ten minutes
 
 bench-tick: $(VENV)/.demo     ## what one tick and one turn of the loop cost -> docs/benchmarks/tick.md
 	$(PY) benchmarks/tick.py
@@ -72,6 +75,9 @@ bench-jitter: $(VENV)/.demo  ## the rate that is kept beside a policy that holds
 
 bench-distributed: $(VENV)/.dev ## what a network elsewhere costs -> docs/benchmarks/distributed.md
 	$(PY) benchmarks/distributed.py
+
+bench-cluster: ray-env       ## what a Ray cluster costs, and how many robots it carries -> docs/benchmarks/cluster.md
+	.venv-ray/bin/python benchmarks/cluster.py
 
 bench-endurance: $(VENV)/.dev ## a million periods and ten minutes under faults -> docs/benchmarks/endurance.md (12 min)
 	$(PY) benchmarks/endurance.py --realtime
@@ -109,6 +115,14 @@ openpi-env: .venv-openpi/.ready ## environment of the genuine openpi client
 	$(@D)/bin/python -m pip install -qq --no-deps --requirement $<
 	@touch $@
 
+ray-env: .venv-ray/.ready    ## environment of a Ray cluster, which wants much beside itself
+
+.venv-ray/.ready: pyproject.toml constraints.txt
+	@echo "setting up $(@D) (once) ..."
+	@$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -qq --constraint constraints.txt --editable '.[replicas,openarm-sim,onnx]' pytest hypothesis
+	@touch $@
+
 dora-env: .venv-dora/.ready .venv-dora-new/.ready ## environments of the OpenArm dataflow, on dora 0.5 and the newest
 
 .venv-dora/.ready: inference/requirements-dora-0.5.txt
@@ -129,4 +143,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt inference/requirements-lerobot.txt 
 	@touch $@ $(VENV)/.demo
 
 clean:           ## remove what was made here
-	rm -rf $(VENV) .venv-dora .venv-dora-new .venv-openpi demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-dora .venv-dora-new .venv-openpi .venv-ray demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

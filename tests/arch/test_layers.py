@@ -14,7 +14,7 @@ LAYERS = (
     {"wires"},
     {"robots", "policies", "engines", "workers", "recording", "transports"},
     {"runtime"},
-    {"server", "chaos"},
+    {"server", "chaos", "cluster"},
     {"cli", "testing"},
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}

@@ -185,6 +185,6 @@ def test_whoever_cannot_be_told_anything_stops_no_robot(monkeypatch: pytest.Monk
             raise OSError(why, os.strerror(why))
 
     monkeypatch.setattr(sys, "stdout", Gone())
-    run_command._say("moving to the initial pose")
+    run_command.say("moving to the initial pose")
     assert not isinstance(sys.stdout, Gone), "nor is it tried again"
     sys.stdout.close()

@@ -250,7 +250,7 @@ def test_flags_win_over_the_file(file: Path, capsys: pytest.CaptureFixture[str])
     assert told["robot"] == {"name": "ros2", "config": str(file), "domain": 7}
     assert "domain=7" in told["network"]
     assert main(["up"]) == 2
-    assert "which robot?" in capsys.readouterr().err
+    assert "which robots?" in capsys.readouterr().err
     assert main(["up", str(file), "--controlmode", "x"]) == 2
     assert "did you mean '--control-mode'" in capsys.readouterr().err
 

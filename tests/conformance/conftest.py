@@ -24,6 +24,8 @@ from chunkwise.transports import Address
 EXTRA_FOLDER = "CHUNKWISE_TEST_FOLDER"
 """A folder with folders named as in `plugins.KINDS`, whose adapters are tested as well."""
 
+APART = {("workers", "ray"), ("policies", "replicas")}
+"""Those that need a cluster; tests/cluster runs the kits with it."""
 _folders = ExitStack()
 
 
@@ -40,7 +42,8 @@ def pytest_unconfigure() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kind = getattr(metafunc.cls, "kind", None)
     if "adapter" in metafunc.fixturenames and kind is not None:
-        metafunc.parametrize("adapter", plugins.names(kind), indirect=True)
+        names = [name for name in plugins.names(kind) if (kind, name) not in APART]
+        metafunc.parametrize("adapter", names, indirect=True)
 
 
 @contextmanager

@@ -290,6 +290,19 @@ def test_a_session_meets_a_robot_of_its_own(policy: Any) -> None:
     assert one.spec is not None and policy.spec is None
 
 
+def test_a_policy_that_remembers_nothing_and_needs_no_robot_is_its_own_session(policy: Any, tiny: Any) -> None:
+    columns = {name: 7 if name.endswith("arm") else 1 for name in COMPONENTS}
+
+    def told(kind: str) -> Any:
+        actions = tuple(f"{name}{kind}:{dim}" for name, dim in columns.items())
+        return Lerobot(path=str(tiny.folder), state=tuple(COMPONENTS), actions=actions)
+
+    whole, without_kinds = told(":joint_position"), told("")
+    assert whole.session() is whole
+    for each in (policy, without_kinds):  # the robot's first kind may be another one
+        assert each.session() is not each
+
+
 # Options ------------------------------------------------------------------------------------------------------
 
 

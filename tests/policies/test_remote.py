@@ -164,6 +164,24 @@ def test_it_has_the_policys_spec_and_gives_its_chunks(behind: Behind) -> None:
     policy_here.close()
 
 
+def test_it_says_which_of_the_servers_models_is_meant(behind: Behind) -> None:
+    policy = Named()
+    policy.spec = replace(policy.spec, required_task_keys=["model", "prompt"])
+    behind.start(lambda: policy)
+    asked = Frame(state=frame().state, task={"prompt": "sort", "model": "bench"})
+    with remote(behind.url, model="kitchen") as there:
+        assert there.spec is not None and there.spec.required_task_keys == ["prompt"]
+        there.infer(asked, ChunkRequest(0))
+    assert policy.seen[-1][0].task == {"prompt": "sort", "model": "kitchen"}
+    assert asked.task["model"] == "bench", "the robot's frame is its own"
+    with remote(behind.url) as there:
+        assert there.spec is not None and there.spec.required_task_keys == ["model", "prompt"]
+        there.infer(asked, ChunkRequest(0))
+    assert policy.seen[-1][0].task["model"] == "bench"
+    with pytest.raises(InterfaceValidationError, match="this wire cannot say which model"):
+        Remote(url="ark+http://127.0.0.1:1", model="kitchen")
+
+
 def test_a_robot_moves_by_the_names_of_its_joints(behind: Behind) -> None:
     policy = Named()
     behind.start(lambda: policy)

@@ -104,7 +104,7 @@ def test_a_client_that_does_not_trust_it_says_so_and_sends_nothing(url: str, tmp
     stranger = tmp_path / "stranger.pem"
     trustme.CA().cert_pem.write_to_path(str(stranger))
     with pytest.raises(PolicyFailed, match="certificate"):
-        plugins.load("policies", "remote")(url=url, tls=True, ca_file=stranger, start_timeout_s=2.0)
+        plugins.load("policies", "remote")(url=url, tls=True, ca_file=stranger, start_timeout_s=PATIENCE_S)
 
 
 def test_a_client_that_speaks_plain_gets_no_answer(url: str) -> None:

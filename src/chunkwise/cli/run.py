@@ -18,9 +18,10 @@ from chunkwise.cli.parser import Parser
 from chunkwise.cli.placement import policy_of
 from chunkwise.cli.progress import Progress
 from chunkwise.cli.settings import Choice, Settings
+from chunkwise.cli.statuses import Statuses
 from chunkwise.cli.table import table
 from chunkwise.heap import keep_freed_memory
-from chunkwise.options import UsageError
+from chunkwise.options import UsageError, convert
 from chunkwise.runtime.events import Turn
 from chunkwise.runtime.report import Report
 
@@ -41,7 +42,12 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("run", "Drive a robot with a policy, and report how it went.", EXAMPLES)
     settings_of.add_flags(parser)
     foreign_flags.add_flags(parser)
-    parser.add_argument("--config", metavar="FILE", help="YAML that holds what the flags say; flags win")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML that holds what the flags say; flags win; - is stdin"
+    )
+    parser.add_argument(
+        "--status-fd", metavar="N", help="write the run's state there, as lines of JSON, and its report"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and exit")
     settings, parsed = settings_of.read(parser, foreign_flags.translated(argv), Settings(robot=Choice("mock")))
     if parsed.print_config:
@@ -51,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"which policy? --policy NAME; there are: {', '.join(plugins.names('policies'))}")
     if settings.json is not None:
         writable(Path(settings.json))
-    return outcome(drive(settings))
+    fd = None if parsed.status_fd is None else convert(parsed.status_fd, int, "status-fd")
+    return outcome(drive(settings, statuses=None if fd is None else Statuses(fd)))
 
 
 def outcome(report: Report) -> int:
@@ -68,21 +75,24 @@ def outcome(report: Report) -> int:
     return 0
 
 
-def drive(settings: Settings, watch: Callable[[list[Turn]], None] = lambda turns: None) -> Report:
+def drive(
+    settings: Settings, watch: Callable[[list[Turn]], None] = lambda turns: None, statuses: Statuses | None = None
+) -> Report:
     """Run what the settings say, showing it; the report is written before it is printed.
 
     Args:
         settings: with a robot and a policy.
         watch: shown the turns as they come, as `Session.run` shows them.
+        statuses: told how it goes, and the report, which is not printed then.
     """
     assert settings.robot is not None and settings.policy is not None
     keep_freed_memory()
     robot = make_robot(settings.robot, settings.control_hz)
     policy = recipe_of(policy_of(settings), settings.control_hz)
-    session = make_session(settings, robot, policy, on_message=_say)
+    session = make_session(settings, robot, policy, on_message=say)
     try:
         with session:
-            _say(
+            say(
                 f"strategy {settings.strategy.plain()}, worker {settings.worker.plain()}, "
                 f"{session.pacer.control_hz:g} Hz, {settings.latency_ms:g} ms of latency"
             )
@@ -91,23 +101,28 @@ def drive(settings: Settings, watch: Callable[[list[Turn]], None] = lambda turns
             def on_progress(turns: list[Turn]) -> None:
                 progress(turns)
                 watch(turns)
+                if statuses is not None:
+                    statuses(turns)
 
             session.run(seconds=settings.seconds, on_progress=on_progress)
             progress.finish(session.turns)
     finally:  # also when the robot raised: then most of all
         if session.report is not None:
-            _tell(settings, session.report)
+            _tell(settings, session.report, statuses)
     assert session.report is not None
     return session.report
 
 
-def _tell(settings: Settings, report: Report) -> None:
+def _tell(settings: Settings, report: Report, statuses: Statuses | None) -> None:
     report.setup = setup(settings)
     if settings.json is not None:
         write_json(Path(settings.json), report.to_dict())
-    _say(f"\n{table({settings.strategy.name: report})}")
+    if statuses is not None:
+        statuses.finish(report)
+    else:
+        say(f"\n{table({settings.strategy.name: report})}")
     if report.interrupted:
-        _say("interrupted")
+        say("interrupted")
 
 
 def setup(settings: Settings) -> dict[str, Any]:
@@ -138,8 +153,8 @@ def writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}")
 
 
-def _say(text: str) -> None:
-    """Print; a reader that has left does not stop the robot."""
+def say(text: str) -> None:
+    """Print; a reader that has left does not stop a robot."""
     try:
         print(text, flush=True)
     except OSError:  # a pipe without a reader, a terminal that is gone, a disk that is full

@@ -21,6 +21,7 @@ from chunkwise import plugins
 from chunkwise.cli.assembly import make_strategy, make_worker, recipe_of
 from chunkwise.cli.parser import Parser, dotted
 from chunkwise.cli.settings import DEVICE_HELP, Choice, is_hosted, on_device, resolved
+from chunkwise.cli.statuses import EVERY_S, Words
 from chunkwise.heap import keep_freed_memory
 from chunkwise.options import UsageError, chosen, convert
 from chunkwise.recording.tape import TapeWriter
@@ -86,8 +87,9 @@ def main(argv: Sequence[str]) -> int:
         on_event=log,
         tap=None if tape is None else tape.tap,
     )
+    statuses = None if parsed.status_fd is None else Words(convert(parsed.status_fd, int, "status-fd"))
     try:
-        return asyncio.run(_serve(server, parsed.drain_s))
+        return asyncio.run(_serve(server, parsed.drain_s, statuses))
     except OSError as error:  # an address that cannot be had
         log("failed", error=error.strerror or str(error))
         return 1
@@ -149,9 +151,10 @@ def _add_flags(parser: Parser) -> None:
     )
     parser.add_argument("--log", choices=("text", "json"), default="text", help="form of the log on stderr")
     parser.add_argument("--verbose", action="store_true", help="log every request")
+    parser.add_argument("--status-fd", metavar="N", help="write how it goes to this descriptor, as lines of JSON")
 
 
-async def _serve(server: Server, drain_s: float) -> int:
+async def _serve(server: Server, drain_s: float, statuses: Words | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -163,6 +166,7 @@ async def _serve(server: Server, drain_s: float) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_stop)
     await server.start()
+    saying = None if statuses is None else asyncio.create_task(_say_status(server, statuses))
     stopping = asyncio.create_task(stop.wait())
     waited: list[asyncio.Future[Any]] = [stopping, server.service.loaded]
     await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -171,7 +175,25 @@ async def _serve(server: Server, drain_s: float) -> int:
         stop.set()
     await stopping
     await server.stop(0.0 if failed else drain_s)
+    if saying is not None:
+        saying.cancel()
     return 1 if failed else 0
+
+
+async def _say_status(server: Server, statuses: Words) -> None:
+    """Say how it goes, twice a second and at once when the policy is loaded."""
+    while True:
+        service = server.service
+        status: dict[str, Any] = {
+            "readiness": str(service.readiness),
+            "addresses": [str(item) for item in server.addresses],
+        }
+        status |= {"sessions": len(service.sessions), "waiting": service.inference.waiting}
+        statuses.say(status | {"at_once": service.calls_at_once, "requests": server.metrics.answered})
+        if service.loaded.done():
+            await asyncio.sleep(EVERY_S)
+        else:
+            await asyncio.wait([service.loaded], timeout=EVERY_S)
 
 
 class Log:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,6 +25,8 @@ ADAPTERS = {"robot": "robots", "policy": "policies", "strategy": "strategies", "
 """Settings that name an adapter, and the kind of it."""
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_WRITTEN_OUT = 4 * MAX_CONFIG_BYTES
+"""Values and letters of a file, with each alias for all that it stands for."""
 OBSERVATION_AGE_S = 1.0
 """Of every sensor that has no limit of its own."""
 
@@ -98,6 +102,7 @@ class Settings:
         return yaml.safe_dump(plain, sort_keys=False)
 
 
+HINTS = get_type_hints(Settings)
 HELP = {
     "robot": "NAME, module:Class or path/to/file.py:Class; options as --robot.OPTION VALUE",
     "policy": "the same, an infer(frame, request) function, the directory or the hub id (organisation/name) of a "
@@ -114,13 +119,12 @@ DEVICE_HELP = (
 
 def add_flags(parser: Parser, names: Sequence[str] | None = None) -> None:
     """Give a parser the flags of the settings, or of some of them."""
-    hints = get_type_hints(Settings)
     for item in fields(Settings):
         if names is not None and item.name not in names:
             continue
         flag = f"--{item.name.replace('_', '-')}"
         help = HELP.get(item.name) or item.metadata["help"]
-        if hints[item.name] is bool:
+        if HINTS[item.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help)
         else:
             metavar = "NAME" if item.name in ADAPTERS else "FILE" if item.name == "json" else "X"
@@ -177,22 +181,45 @@ def read(
         if policy is None:
             raise UsageError("--device needs --policy NAME")
         given["policy"] = on_device(policy, parsed.device, options["policy"])
-    hints = get_type_hints(Settings)
     for item in fields(Settings):
         value = given.get(item.name)
         if value is None:
-            if item.name in given and item.name not in ADAPTERS and type(None) in get_args(hints[item.name]):
+            if item.name in given and item.name not in ADAPTERS and type(None) in get_args(HINTS[item.name]):
                 setattr(settings, item.name, None)  # a file says so
             continue
-        if item.name == "observation_age_s":
-            value = _ages(value, item.name)
-        elif isinstance(value, Choice):
+        if isinstance(value, Choice):
             elsewhere = item.name == "policy" and is_hosted(given.get("worker") or settings.worker)
             value = value if elsewhere else resolved(item.name, value)
         else:
-            value = _in_range(item.name, convert(value, hints[item.name], item.name), item.metadata)
+            value = plain_value(item.name, value)
         setattr(settings, item.name, value)
     return settings, parsed
+
+
+def plain_value(name: str, value: object) -> Any:
+    """A setting that names no adapter, as the run wants it.
+
+    Raises:
+        UsageError: it is of another type, or out of range.
+    """
+    if name == "observation_age_s":
+        return _ages(value, name)
+    item = next(item for item in fields(Settings) if item.name == name)
+    return _in_range(name, convert(value, HINTS[name], name), item.metadata)
+
+
+NAMES = tuple(item.name for item in fields(Settings))
+"""Of all settings."""
+
+
+def check(name: str, value: object) -> None:
+    """See that a setting of this name can have this value, as far as that is known without its adapter.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if value is not None:
+        _choice(name, value) if name in ADAPTERS else plain_value(name, value)
 
 
 def adapter(setting: str, name: str) -> Callable[..., Any]:
@@ -240,16 +267,7 @@ def resolved(setting: str, choice: Choice) -> Choice:
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UsageError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, Mapping):
-        raise UsageError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}")
+    loaded = read_mapping(path)
     known = [item.name for item in fields(Settings)]
     for key in loaded:
         if key not in known:
@@ -257,6 +275,44 @@ def _from_file(path: Path) -> dict[str, Any]:
                 f"{path}: unknown key {key!r}{nearest(str(key), known)}; there are: {', '.join(known)}"
             )
     return {key: _choice(key, value) if key in ADAPTERS else value for key, value in loaded.items()}
+
+
+def read_mapping(path: Path) -> Mapping[Any, Any]:
+    """What a YAML file says; ``-`` is what comes in from the keyboard, or from the program that started this one.
+
+    Raises:
+        UsageError: it cannot be read, is too large, or holds something else than a mapping.
+    """
+    try:
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        text = data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    if len(data) > MAX_CONFIG_BYTES:
+        raise UsageError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        loaded = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none; a thousand brackets
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not _written_out_within(MAX_WRITTEN_OUT, loaded):
+        raise UsageError(f"{path}: its aliases (*name) repeat more than {MAX_WRITTEN_OUT} values and letters")
+    if not isinstance(loaded, Mapping):
+        raise UsageError(f"{path} must hold a mapping of settings, got {type(loaded).__name__}")
+    return loaded
+
+
+def _written_out_within(most: int, loaded: Any) -> bool:
+    """Whether a value has at most so many values and letters in it; one that holds itself has not."""
+    count, waiting = 1, [loaded]
+    while waiting and count <= most:
+        item = waiting.pop()
+        if isinstance(item, (str, bytes)):
+            count += len(item)
+        elif isinstance(item, (Mapping, list, set)):
+            count += len(item)
+            waiting += [*item, *item.values()] if isinstance(item, Mapping) else item
+    return count <= most
 
 
 def _choice(setting: str, value: object) -> Choice | None:

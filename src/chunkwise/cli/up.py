@@ -1,4 +1,4 @@
-"""``chunkwise up robot.yaml``: a robot of IB-Robot's, driven as its ``robot_config`` says, without ROS."""
+"""``chunkwise up FILE``: a fleet, or a robot of IB-Robot's, driven as its ``robot_config`` says, without ROS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from chunkwise import plugins
 from chunkwise.chunking import SourceKind
-from chunkwise.cli import run
+from chunkwise.cli import fleet, run
 from chunkwise.cli import settings as settings_of
 from chunkwise.cli.parser import Parser, dotted
 from chunkwise.cli.placement import backed, placed
@@ -23,14 +23,17 @@ from chunkwise.runtime.events import Turn
 from chunkwise.transports._ros2.inference_topics import SCHEME
 
 EXAMPLES = """\
+  chunkwise up fleet.yaml
+  chunkwise up fleet.yaml --ray --json reports.json
   chunkwise up so101.yaml
   chunkwise up so101.yaml --execution-mode distributed --domain 3
   chunkwise up so101.yaml --cloud-local --seconds 20
   chunkwise up so101.yaml --control-mode model_inference --strategy rtc --print-config
 """
 ABOUT = """\
-Drive the robot of a robot_config YAML: its contract's topics, its model, its executor. All flags of
-`chunkwise run` work here too, and win over the file.
+Drive what a file says. One with `robots` is a fleet: every robot on its own node of a Ray cluster, policies where
+there is room for them; Ctrl-C brings all of them to a standstill. One with `robot` is a robot_config of IB-Robot's
+for one robot, without ROS; there all flags of `chunkwise run` work too, and win over the file.
 """
 UNITS = "chunkwise.policies._joint_units:JointUnits"
 STATS_S = 5.0
@@ -42,7 +45,9 @@ MAX_ASKED = 256
 def main(argv: Sequence[str]) -> int:
     """Run until the time is over or Ctrl-C; 0 when the run completed."""
     parser = Parser("up", ABOUT, EXAMPLES)
-    parser.add_argument("file", metavar="ROBOT.YAML", nargs="?", help="a robot_config file")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="a fleet's, or a robot_config")
+    parser.add_argument("--ray", action="store_true", help="a fleet joins the Ray cluster of this computer")
+    parser.add_argument("--address", metavar="HOST:PORT", help="or that one")
     parser.add_argument("--control-mode", metavar="NAME", help="one of its control modes; its default by default")
     parser.add_argument(
         "--cloud-local", action="store_true", help="start the engine here too, and join it by the topics: to debug"
@@ -53,9 +58,17 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--print-config", action="store_true", help="print the settings as YAML and exit")
     settings_of.add_flags(parser)
-    named = parser.parse(dotted(argv, settings_of.ADAPTERS)[0])
+    words, options = dotted(argv, settings_of.ADAPTERS)
+    named = parser.parse(words)
     if named.file is None:
-        raise UsageError("which robot? chunkwise up ROBOT.YAML")
+        raise UsageError("which robots? chunkwise up FLEET.yaml, or a robot_config")
+    tree = settings_of.read_mapping(Path(named.file))
+    if "robots" in tree:
+        given = [name for name, value in vars(named).items() if value != parser.get_default(name)]
+        given += [kind for kind, said in options.items() if said]
+        return fleet.drive(tree, named, given)
+    if named.ray or named.address:
+        raise UsageError(f"{named.file} is no fleet: --ray and --address are for a file with `robots`")
     config = read_robot_config(Path(named.file), named.control_mode or "")
     domain = None if named.domain is None else convert(named.domain, int, "domain")
     defaults = settings_for(config, Path(named.file), domain, named.loopback)

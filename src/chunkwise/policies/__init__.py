@@ -33,7 +33,12 @@ class Policy(Protocol):
     weights, itself where calls leave nothing behind; it is quick, and may be called while another thread infers.
     (A policy with a ``reset`` and no ``session`` is taken to remember things, and serves one client at a time.)
     ``infer_many(calls)`` answers up to ``max_batch`` pairs of frame and request in one go, in their order, an
-    exception standing for one that failed.
+    exception standing for one that failed.  Those of one call have the same ``kind_of(frame)``.
+
+    A server makes one call after another, from one thread.  A policy that says ``calls_at_once`` gets as many at
+    the same time, from several; the number is looked up before every call.  ``calls_ahead`` further ones come
+    where they have ``max_batch`` requests.  A client's next one waits for its last one, unless that was
+    given up and the client has no ``session()`` of its own.
     """
 
     def infer(self, frame: Frame, request: ChunkRequest) -> Answer:

@@ -106,6 +106,7 @@ class TensorPolicy:
         for warning in processors.warnings:
             log.warning("%s: %s", checkpoint.folder, warning)
         self._wire(None)
+        self._remembers = checkpoint.n_obs_steps > 1 or not wishes.kinds_said or self._wiring is None
 
     def meet(self, robot: RobotSpec) -> None:
         """Take from the robot what nobody said: which components the state and the actions are, in its order.
@@ -153,7 +154,13 @@ class TensorPolicy:
         self.coordinator.warmup()
 
     def session(self) -> Self:
-        """Another conversation with the same weights: a history and a robot of its own."""
+        """Another conversation with the same weights: a history and a robot of its own.
+
+        Itself where calls leave nothing behind: it reads one observation, and was told what state and actions are,
+        with their kinds.
+        """
+        if not self._remembers:
+            return self
         other = copy.copy(self)
         other._history = _History(self._checkpoint.n_obs_steps)
         other._shared = True

@@ -46,6 +46,11 @@ class Wishes:
     environment: Sequence[str] = ()
     actions: Sequence[str] = ()
 
+    @property
+    def kinds_said(self) -> bool:
+        """Whether every action says its kind, so that none is as a robot has it."""
+        return all(_parsed(text)[1] for text in self.actions)
+
 
 @dataclass(frozen=True, slots=True)
 class Wiring:

@@ -26,6 +26,7 @@ from chunkwise.contract import (
     PolicyTimedOut,
     RobotSpec,
 )
+from chunkwise.policies._models import MODEL
 from chunkwise.policies._pictures import smaller
 from chunkwise.transports import Address, Link, Transport
 from chunkwise.transports._memory import attach
@@ -81,6 +82,7 @@ class Remote:
     Args:
         url: ``WIRE+TRANSPORT://...``, or ``WIRE://...`` over the wire's usual transport.  Its query holds options
             of the wire.
+        model: which of the server's models is meant, where it has several: the entry ``model`` of a frame's task.
         timeout_s: an answer that takes longer is given up.
         start_timeout_s: a server that loads for longer is given up.
         token: the secret that the server asks for; CHUNKWISE_TOKEN where it is empty.
@@ -94,12 +96,14 @@ class Remote:
 
     Raises:
         PolicyFailed: nobody listens there, or who listens refuses; the text says why.
+        InterfaceValidationError: a `model` over a wire that cannot say it.
     """
 
     def __init__(
         self,
         *,
         url: str,
+        model: str = "",
         timeout_s: float = 5.0,
         start_timeout_s: float = 120.0,
         token: str = "",
@@ -114,6 +118,9 @@ class Remote:
         self._tls = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file)) if tls else None
         self._on_state, self._clock, self._sleep = on_state, clock, sleep
         self._wire, self._transport, self._address = _parts(url)
+        self._model = model
+        if model and not getattr(self._wire, "whole_task", False):
+            raise InterfaceValidationError(f"{url}: this wire cannot say which model is meant; native can")
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._half: ClientHalf | None = None
@@ -140,8 +147,12 @@ class Remote:
         """The policy's, as the server said it; None where it has none before its first answer.
 
         It has no image rules: pictures leave as the camera gave them, and the server applies its policy's rules.
+        What `model` says needs nobody else to say it.
         """
-        return None if self._spec is None else replace(self._spec, images={})
+        if self._spec is None:
+            return None
+        keys = [key for key in self._spec.required_task_keys if key != MODEL or not self._model]
+        return replace(self._spec, images={}, required_task_keys=keys)
 
     def meet(self, robot: RobotSpec) -> None:
         """Tell the server what it drives, so that it, too, can say whether that fits.
@@ -208,6 +219,8 @@ class Remote:
         id = next(self._ids)
         if self._spec is not None and not self._open_link().local:
             frame = smaller(frame, self._spec.images)
+        if self._model:
+            frame = replace(frame, task={**frame.task, MODEL: self._model})
         self._send(half.ask(id, frame, request, self._timeout_s))
         event = self._await(id, self._timeout_s)
         if event is None:

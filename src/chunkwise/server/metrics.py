@@ -31,6 +31,7 @@ class Metrics:
         answers: by wire and result: ``ok``, or the kind of problem.
         seconds: from a call's arrival to its answer, by wire.
         waiting, sessions: set to functions by the server.
+        answered: how many answers there were, counted without the library, too.
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,7 @@ class Metrics:
         nothing: Any = _Nothing()
         self.connections = self.refused = self.answers = self.seconds = self.waiting = self.sessions = nothing
         self.ready = nothing
+        self.answered = 0
         try:
             client = plugins.require("prometheus_client", extra="serve")
         except plugins.MissingExtra:
@@ -58,6 +60,7 @@ class Metrics:
 
     def count(self, wire: str, result: Result) -> None:
         """One answer."""
+        self.answered += 1
         self.answers.labels(wire, result.kind if isinstance(result, Problem) else "ok").inc()
 
     def served(self, wire: str, seconds: float, result: Result) -> None:

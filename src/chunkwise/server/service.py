@@ -93,6 +93,8 @@ class Service:
         else:
             self._policy = result
             self._batch = batch_of(result)
+            if hasattr(result, "calls_at_once"):
+                self.inference.call_at_once(lambda: result.calls_at_once, getattr(result, "calls_ahead", 0))
             self.say("policy_loaded", policy=type(result).__name__, seconds=took_s)
         if not self.loaded.done():
             self.loaded.set_result(self.readiness)
@@ -110,6 +112,11 @@ class Service:
         if since is not None and self.clock() - since > self.settings.stall_s:
             return Readiness.STALLED
         return Readiness.READY
+
+    @property
+    def calls_at_once(self) -> int:
+        """Calls of the policy that may run at the same time; 0 while there is none."""
+        return 0 if self._policy is None else getattr(self._policy, "calls_at_once", 1)
 
     def offer(self, session: Session | None = None) -> Offer:
         """What there is, and how it is."""
@@ -225,9 +232,7 @@ class Service:
             session.player.stop()
         session.abandon(-1)
         if session.policy is not self._policy:
-            close = getattr(session.policy, "close", None)
-            if close is not None:
-                self.inference.submit_first(Job(close, lambda result: None))
+            session.close()
 
     # Requests that wait for another connection ---------------------------------------------------------------
 

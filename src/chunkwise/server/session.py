@@ -55,7 +55,7 @@ class Session:
     ) -> None:
         self.name, self.policy, self._alone = name, policy, alone
         self._inference, self._batch = inference, batch
-        self._seat = Seat()
+        self._seat = Seat(strict=alone or getattr(policy, "reset", None) is not None)
         self._jobs: dict[tuple[int, int], Job] = {}
         self._robot: RobotSpec | None = None
         self.binding: Binding | None = None
@@ -106,7 +106,8 @@ class Session:
             call: the request.
             done: told the chunk, in the robot's column order, or the problem; on the event loop.
             deadline_s: after so long it is told that it was too late.
-            owner: number of the connection, whose call numbers are its own.
+            owner: number of the connection, whose call numbers are its own; -1 for what schedules here, which asks
+                again when an answer is late, and knows late ones.
         """
 
         def finished(result: Any) -> None:
@@ -114,7 +115,9 @@ class Session:
                 del self._jobs[owner, call.id]
             done(result)
 
-        job = Job(lambda: self.answer(self.complete(call)), finished, self._batch, (self, call))
+        kind = None if self._batch is None else self._batch.kind(call.frame)
+        job = Job(lambda: self.answer(self.complete(call)), finished, self._batch, kind, (self, call))
+        job.ordered = owner >= 0
         self._jobs[owner, call.id] = job
         self._inference.submit(self._seat, job, deadline_s)
 
@@ -134,7 +137,13 @@ class Session:
         self._inference.withdraw(self._seat, None, Problem(Trouble.CANCELLED, "an episode began"))
         self._resetting.append(done)
         if len(self._resetting) == 1:  # one that waits already does for all
-            self._inference.submit_first(Job(self._forget, self._told_reset))
+            self._inference.submit_first(Job(self._forget, self._told_reset), self._seat)
+
+    def close(self) -> None:
+        """Let its own state of the policy go."""
+        close = getattr(self.policy, "close", None)
+        if close is not None:
+            self._inference.submit_first(Job(close, lambda result: None), self._seat)
 
     @property
     def waits(self) -> bool:
@@ -247,4 +256,4 @@ def batch_of(policy: Policy) -> Batch | None:
                 results[index] = error
         return results
 
-    return Batch(run, most)
+    return Batch(run, most, getattr(policy, "kind_of", lambda frame: None))

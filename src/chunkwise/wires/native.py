@@ -115,6 +115,8 @@ class Native:
     """
 
     transports: ClassVar[tuple[str, ...]] = ("tcp", "unix")
+    whole_task: ClassVar[bool] = True
+    """A frame's task arrives as it is, whatever entries it has."""
 
     def __init__(
         self, *, max_message_mb: int = 32, images: str = "auto", shared_memory: bool = True, session: str = ""
