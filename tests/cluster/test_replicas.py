@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -39,6 +38,7 @@ pytestmark = [
 Replicas: Any = plugins.load("policies", "replicas")
 Remote: Any = plugins.load("policies", "remote")
 HERE = Path(__file__).with_name("on_nodes.py")
+ends: Any = plugins.load("policies", f"{Path(__file__).with_name('fleets.py')}:ends")
 FRAME = Frame(state={"arm": np.zeros(3)})
 ROBOTS = 8
 PATIENCE = 2000
@@ -390,18 +390,6 @@ def test_replicas_come_and_go_and_no_plan_runs_dry(served: Any) -> None:
 
 
 # The command --------------------------------------------------------------------------------------------------
-
-
-def ends(pid: int) -> bool:
-    """Whether a process that may have ended already ends."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([fd], [], [], PATIENCE_S)[0])
-    finally:
-        os.close(fd)
 
 
 def until_ready(server: Any) -> None:

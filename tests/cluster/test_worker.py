@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 RayWorker: Any = load("workers", "ray")
 PATIENCE_S = 60.0
 HERE = Path(__file__).with_name("on_nodes.py")
+ends: Any = load("policies", f"{Path(__file__).with_name('fleets.py')}:ends")
 STATE = {"arm": np.array([1.0, 2.0])}
 
 
@@ -85,18 +85,6 @@ def ask(worker: Any, step: int = 0, frame: Frame | None = None) -> Answer:
 def chunk(answer: Answer) -> ActionChunk:
     assert answer.chunk is not None, answer.error
     return answer.chunk
-
-
-def ends(pid: int) -> bool:
-    """Whether a process that may have ended already ends."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([fd], [], [], PATIENCE_S)[0])
-    finally:
-        os.close(fd)
 
 
 # What is sent -------------------------------------------------------------------------------------------------
