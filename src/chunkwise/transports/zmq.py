@@ -131,6 +131,7 @@ class ZmqListener:
         most_bytes = MAX_MESSAGE_BYTES if self._limits.message_bytes is None else self._limits.message_bytes
         self._socket = _socket(zmq, self._context, zmq.ROUTER, self.address, most_bytes)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # else who comes again at once is never heard
         self._socket.setsockopt(zmq.RCVHWM, WAITING)
         self._socket.setsockopt(zmq.SNDHWM, UNSENT)
         self._socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
